@@ -1,0 +1,106 @@
+"""What passes between a user side (network or table) and an index: encoded users, candidates and the policy.
+
+Everything here is NumPy. A user side may be a PyTorch model, an ONNX session or a lookup table; the search neither
+knows nor cares.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tesserec.data.histories import Histories
+from tesserec.errors import ConfigError
+
+Floats = NDArray[np.float32]
+Codes = NDArray[np.int32]
+Merge = Literal["max", "probability", "quota"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A batch of users after the encoder.
+
+    Attributes
+    ----------
+    posterior
+        ``p(code | history)``, float32, ``(users, codes)``; rows sum to one.
+    state
+        Whatever the same user side needs to read interests from it.
+    """
+
+    posterior: Floats
+    state: Any
+
+
+class UserSide(Protocol):
+    """Histories in, a posterior over interests and one query vector an interest out."""
+
+    def encode(self, histories: Histories) -> Encoded:
+        """Encode a batch of histories of item indices, oldest first, none empty."""
+        ...
+
+    def read(self, encoded: Encoded, interests: Codes) -> Floats:
+        """User vectors ``(users, interests, dim)`` for codes ``(users, interests)``; code -1 gives zeros."""
+        ...
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How the posterior becomes candidates.
+
+    Attributes
+    ----------
+    interests
+        Interests read per user (K).
+    merge
+        ``"max"`` ranks an item by its best interest's score; ``"probability"`` by
+        ``max_c [log p(c|u) + score_c]``; ``"quota"`` gives each interest a share of the list in proportion to its
+        probability (largest remainder, at least one) and orders the union by score.
+    explore
+        Share of the list given to interests that no item of the history belongs to, 0 to 1; always by quota.
+    visit
+        Posterior mass of the cells to search, 0 to 1; 1 visits every cell, which is exact.
+    """
+
+    interests: int = 4
+    merge: Merge = "max"
+    explore: float = 0.0
+    visit: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.interests < 1:
+            raise ConfigError(f"interests = {self.interests}; at least one interest must be read")
+        if self.merge not in ("max", "probability", "quota"):
+            raise ConfigError(f"merge = {self.merge!r}; choose 'max', 'probability' or 'quota'")
+        for name in ("explore", "visit"):
+            if not 0.0 <= (value := getattr(self, name)) <= 1.0:
+                raise ConfigError(f"{name} = {value}; expected a share between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Ranked answers, best first; unfilled places hold item -1.
+
+    Attributes
+    ----------
+    items
+        Item indices, int32, ``(users, k)``.
+    scores
+        float32, ``(users, k)``; -inf where unfilled.
+    interests
+        Code of the interest that brought the item, int32, ``(users, k)``; -1 for models without interests.
+    probability
+        The posterior of that interest, float32, ``(users, k)``; NaN for models without interests.
+    explored
+        True where the interest was chosen for exploration, ``(users, k)``.
+    """
+
+    items: NDArray[np.int32]
+    scores: Floats
+    interests: Codes
+    probability: Floats
+    explored: NDArray[np.bool_]
