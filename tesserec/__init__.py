@@ -1,1 +1,68 @@
+"""tesserec: candidate retrieval through interests that are learned jointly with the retrieval model.
+
+Names load on first use, so ``import tesserec`` is light and PyTorch is imported only by what needs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from tesserec.data.dataset import Dataset
+    from tesserec.data.prepare import prepare
+    from tesserec.evaluation import compare, evaluate
+    from tesserec.index.bundle import Bundle
+    from tesserec.index.contract import Policy
+    from tesserec.models import load_model as load
+    from tesserec.models.item_knn import ItemKNN
+    from tesserec.models.popularity import Popularity, PopularityRecent
+    from tesserec.models.sasrec import SASRec
+    from tesserec.models.sparc import Sparc
+    from tesserec.models.two_tower import TwoTower
+
+__all__ = [
+    "Bundle",
+    "Dataset",
+    "ItemKNN",
+    "Policy",
+    "Popularity",
+    "PopularityRecent",
+    "SASRec",
+    "Sparc",
+    "TwoTower",
+    "compare",
+    "evaluate",
+    "load",
+    "prepare",
+]
+
+_HOMES = {
+    "Bundle": "tesserec.index.bundle",
+    "Dataset": "tesserec.data.dataset",
+    "ItemKNN": "tesserec.models.item_knn",
+    "Policy": "tesserec.index.contract",
+    "Popularity": "tesserec.models.popularity",
+    "PopularityRecent": "tesserec.models.popularity",
+    "SASRec": "tesserec.models.sasrec",
+    "Sparc": "tesserec.models.sparc",
+    "TwoTower": "tesserec.models.two_tower",
+    "compare": "tesserec.evaluation",
+    "evaluate": "tesserec.evaluation",
+    "load": "tesserec.models",
+    "prepare": "tesserec.data.prepare",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tesserec' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), "load_model" if name == "load" else name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
