@@ -1,0 +1,107 @@
+"""``tesserec evaluate`` and ``tesserec compare``."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tesserec.cli.shell import existing, parse_ks, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from tesserec.evaluation.result import Evaluation
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="What `tesserec train` wrote.")],
+    k: Annotated[str, typer.Option("-k", help="Cut-offs, separated by commas.")] = "10,20,50",
+    part: Annotated[str, typer.Option(help="test or valid.")] = "test",
+    compat: Annotated[
+        list[str] | None, typer.Option(help="Add a published NDCG variant, such as comirec-paper; may be repeated.")
+    ] = None,
+    cells: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Another run whose interests define which targets are novel.")
+    ] = None,
+    dataset: Annotated[Path | None, typer.Option(help="Where the dataset is now, if it has moved.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure a run over the full catalogue, with 95 % intervals.
+
+    The result is kept in RUN/evaluation, a page to read in RUN/report.html.
+
+    [bold]Examples[/bold]
+
+        tesserec evaluate runs/sparc
+
+        tesserec evaluate runs/sparc -k 20,50 --json
+
+        tesserec evaluate runs/popularity --cells runs/sparc
+    """
+    from tesserec.runs import REPORT, evaluate_run, write_run_report
+
+    ks = parse_ks(k)
+    existing(run, "a run that `tesserec train` wrote")
+    evaluation = evaluate_run(run, ks=ks, part=part, compat=compat or (), cells_of=cells, dataset_path=dataset)
+    if as_json:
+        print_json(evaluation.to_dict())
+    else:
+        _print_evaluation(evaluation)
+    if all(importlib.util.find_spec(name) for name in ("jinja2", "matplotlib")):
+        say(f"report: {write_run_report([run], run / REPORT, part)}")
+    else:
+        say("no report.html; run: pip install 'tesserec[report]'")
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Evaluated runs of one dataset; the first is the baseline.")],
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Such as recall@20; may be repeated. By default recall and NDCG.")
+    ] = None,
+    part: Annotated[str, typer.Option(help="test or valid.")] = "test",
+    report: Annotated[Path | None, typer.Option(help="Also write a page with all the runs here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare runs user by user: differences with intervals and corrected p-values.
+
+    Runs on different datasets or protocols are refused.
+
+    [bold]Examples[/bold]
+
+        tesserec compare runs/popularity runs/sparc
+
+        tesserec compare runs/two-tower runs/sparc --metric recall@20 --report comparison.html
+    """
+    from tesserec.runs import compare_runs, write_run_report
+
+    for run in runs:
+        existing(run, "a run that `tesserec train` wrote")
+    comparison = compare_runs(runs, metric, part)
+    if as_json:
+        print_json(comparison.to_dict())
+    else:
+        rows = [
+            [row["run"], row["metric"], f"{row['baseline']:.4f}", f"{row['value']:.4f}", f"{row['difference']:+.4f}",
+             f"{row['low']:+.4f} to {row['high']:+.4f}", f"{row['p_holm']:.4f}"]
+            for row in comparison.table.to_dicts()
+        ]  # fmt: skip
+        columns = ["run", "metric", f">{comparison.baseline}", ">value", ">difference", ">95 % interval", ">p (Holm)"]
+        print_table(columns, rows)
+    if report is not None:
+        say(f"report: {write_run_report(runs, report, part)}")
+
+
+def _print_evaluation(evaluation: Evaluation) -> None:
+    rows = []
+    for row in evaluation.table().to_dicts():
+        interval = "" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
+        rows.append([row["metric"], str(row["k"]), row["slice"], f"{row['value']:.4f}", interval])
+    protocol = evaluation.protocol
+    title = (
+        f"{protocol['part']} part, {protocol['users']:,} users, {protocol['items']:,} items, full catalogue, "
+        f"dataset {evaluation.fingerprint[:12]}"
+    )
+    print_table(["metric", ">k", "slice", ">value", ">95 % interval"], rows, title)
+    for name, reason in protocol["omitted"].items():
+        say(f"{name} left out: {reason}")

@@ -1,0 +1,362 @@
+"""Workflows over directories: train a run, measure it, compare runs, publish a bundle.
+
+A run is a directory: ``config.json`` (model, settings with their origin, seed, dataset, versions) is written first,
+``log.jsonl`` and ``checkpoint/`` grow while a model is trained, ``model/`` appears when it is done, and
+``evaluation/`` and ``report.html`` follow. A run without ``model/`` is unfinished and can be resumed.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tesserec.errors import ArtefactError, ConfigError, MissingExtra, UserError
+from tesserec.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from tesserec.data.dataset import Dataset
+    from tesserec.evaluation.result import Evaluation
+    from tesserec.evaluation.significance import Comparison
+    from tesserec.models.base import Retriever
+
+CONFIG = "config.json"
+MODEL = "model"
+CHECKPOINT = "checkpoint"
+REPORT = "report.html"
+PACKAGES = ("tesserec", "numpy", "polars", "numba", "torch")
+#: What must be the same for a run to be resumed.
+SAME = ("model", "settings", "seed", "fingerprint")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk.
+
+    Attributes
+    ----------
+    path
+        Its directory.
+    facts
+        What ``config.json`` holds.
+    """
+
+    path: Path
+    facts: dict[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the fitted model is there."""
+        return (self.path / MODEL).is_dir()
+
+    @cached_property
+    def model(self) -> Retriever:
+        """The fitted model.
+
+        Raises
+        ------
+        UserError
+            If the run is unfinished.
+        """
+        from tesserec.models import model_class
+
+        if not self.finished:
+            raise UserError(f"{self.path} is unfinished; {how_to_resume(self)}")
+        return model_class(self.facts["model"]).load(self.path / MODEL)
+
+    def dataset(self, path: Path | None = None) -> Dataset:
+        """The dataset that the run was trained on, at its old place or at ``path``.
+
+        Raises
+        ------
+        UserError
+            If it is not there, or is another one by its fingerprint.
+        """
+        from tesserec.data.dataset import Dataset
+
+        place = Path(self.facts["dataset"]) if path is None else path
+        if not place.exists():
+            raise UserError(f"{place}, the dataset of {self.path}, is gone; say with --dataset where it is now")
+        dataset = Dataset.open(place)
+        if dataset.fingerprint != self.facts["fingerprint"]:
+            raise UserError(
+                f"{place} has fingerprint {dataset.fingerprint}, but {self.path} was trained on "
+                f"{self.facts['fingerprint']}; prepare the same dataset again or train again"
+            )
+        return dataset
+
+
+def load_run(path: Path) -> Run:
+    """Open a run directory, finished or not.
+
+    Raises
+    ------
+    ArtefactError
+        If it is not a run.
+    """
+    path = Path(path)
+    if not (path / CONFIG).is_file():
+        raise ArtefactError(f"{path} is not a run: it holds no {CONFIG}; `tesserec train` writes one")
+    facts = read_json(path / CONFIG)
+    if not isinstance(facts, dict) or facts.get("kind") != "run":
+        raise ArtefactError(f"{path / CONFIG} does not describe a run; `tesserec train` writes one")
+    return Run(path, facts)
+
+
+def how_to_resume(run: Run) -> str:
+    """The command that goes on with an unfinished run."""
+    facts = run.facts
+    sets = "".join(f" --set {key}={value['value']}" for key, value in facts["settings"].items() if value["from"] == "set")
+    recipe = f" --recipe {facts['recipe']}" if facts["recipe"] else ""
+    return (
+        f"go on with: tesserec train {facts['dataset']} --model {facts['model']}{recipe}{sets} "
+        f"--seed {facts['seed']} --out {run.path} --resume"
+    )
+
+
+def train_run(
+    dataset_path: Path,
+    model_name: str,
+    out: Path,
+    *,
+    recipe: Path | None = None,
+    sets: Sequence[str] = (),
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Run:
+    """Train a model on a prepared dataset into a run directory.
+
+    Parameters
+    ----------
+    dataset_path
+        What ``prepare`` wrote.
+    model_name
+        A name that :func:`tesserec.models.model_class` knows.
+    out
+        The run directory.
+    recipe, sets
+        TOML file of settings and ``key=value`` overrides.
+    seed
+        Of everything random in training.
+    resume
+        Go on from the checkpoint of an unfinished run with the same settings.
+    overwrite
+        Remove an earlier run at ``out`` first.
+    progress
+        Show a progress bar.
+
+    Raises
+    ------
+    UserError
+        If ``out`` is taken, settings are refused, or the run to resume is another one.
+    TrainingRefused
+        If training stopped because its result would be worthless.
+    """
+    from tesserec.data.dataset import Dataset
+    from tesserec.models import model_class
+    from tesserec.training.recipe import load_recipe
+
+    model_type = model_class(model_name)
+    config = load_recipe(model_type.Config, recipe, sets)
+    dataset = Dataset.open(dataset_path)
+    facts = {
+        "kind": "run",
+        "model": model_name,
+        "settings": _with_origins(config, recipe, sets),
+        "recipe": None if recipe is None else str(Path(recipe).absolute()),
+        "seed": seed,
+        "dataset": str(Path(dataset_path).absolute()),
+        "fingerprint": dataset.fingerprint,
+        "versions": _versions(),
+    }
+    run = _start(Path(out), facts, resume=resume, overwrite=overwrite)
+    if run.finished:
+        return run
+    begin = time.perf_counter()
+    # A run that was stopped before its first checkpoint begins anew.
+    resume = resume and (run.path / CHECKPOINT).is_dir()
+    model = model_type(config).fit(dataset, seed=seed, run=run.path, resume=resume, progress=progress)
+    run.facts["seconds"] = round(time.perf_counter() - begin, 2)
+    model.save(run.path / MODEL)
+    write_json(run.path / CONFIG, run.facts)
+    return run
+
+
+def evaluate_run(
+    path: Path,
+    *,
+    ks: Sequence[int] = (10, 20, 50),
+    part: str = "test",
+    compat: Sequence[str] = (),
+    cells_of: Path | None = None,
+    dataset_path: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Measure a run on a held-out part and keep the result in ``evaluation/`` (``evaluation-valid/``) of the run.
+
+    Parameters
+    ----------
+    path
+        The run.
+    ks, part, compat, progress
+        As for :func:`tesserec.evaluation.protocol.evaluate`.
+    cells_of
+        Another run whose cells define which interests are novel; by default the run's own, if it has cells.
+    dataset_path
+        Where the dataset is, if it has moved since training.
+    """
+    from tesserec.evaluation.protocol import evaluate
+
+    run = load_run(path)
+    searcher, dataset = run.model.searcher, run.dataset(dataset_path)
+    cells = (run if cells_of is None else load_run(cells_of)).model.searcher.cells
+    if cells_of is not None and cells is None:
+        raise UserError(f"{cells_of} has no cells; name a run of a model with interests")
+    evaluation = evaluate(
+        searcher.retrieve, dataset, part=part, ks=ks, cells=cells, compat=compat, progress=progress
+    )  # fmt: skip
+    evaluation.save(evaluation_path(run.path, part), overwrite=True)
+    return evaluation
+
+
+def evaluation_path(run: Path, part: str = "test") -> Path:
+    """Where a run keeps the evaluation of a part."""
+    return Path(run) / ("evaluation" if part == "test" else f"evaluation-{part}")
+
+
+def load_evaluations(paths: Sequence[Path], part: str = "test") -> dict[str, Evaluation]:
+    """Evaluations of runs by the shortest name that tells them apart.
+
+    Raises
+    ------
+    UserError
+        If a run has not been evaluated on that part, or a run is named twice.
+    """
+    from tesserec.evaluation.result import Evaluation
+
+    found = {}
+    for path, name in zip(paths, _short_names(paths), strict=True):
+        run = load_run(path)
+        place = evaluation_path(run.path, part)
+        if not place.is_dir():
+            raise UserError(f"{path} has no evaluation of its {part} part; run: tesserec evaluate {path} --part {part}")
+        found[name] = Evaluation.load(place)
+    return found
+
+
+def compare_runs(paths: Sequence[Path], metrics: Sequence[str] | None = None, part: str = "test") -> Comparison:
+    """Compare runs with the first of them, user by user; see :func:`tesserec.evaluation.significance.compare`."""
+    from tesserec.evaluation.significance import compare
+
+    return compare(load_evaluations(paths, part), metrics)
+
+
+def write_run_report(paths: Sequence[Path], out: Path, part: str = "test") -> Path:
+    """One self-contained HTML page on one or more evaluated runs.
+
+    Raises
+    ------
+    MissingExtra
+        If the ``report`` extra is not installed.
+    """
+    try:
+        import jinja2
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra(error.name or "jinja2", "report", "report.html") from None
+    from tesserec.evaluation.report import write_report
+
+    write_report(load_evaluations(paths, part), out)
+    return out
+
+
+def index_run(path: Path, out: Path) -> Path:
+    """Publish the run's model as the next generation of the bundle root ``out``; returns the generation's directory."""
+    from tesserec.models.export import publish_bundle
+
+    run = load_run(path)
+    facts = {key: run.facts[key] for key in ("model", "seed", "fingerprint")} | {"run": str(run.path.absolute())}
+    return publish_bundle(run.model, Path(out), facts)
+
+
+def _start(out: Path, facts: dict[str, Any], *, resume: bool, overwrite: bool) -> Run:
+    """Claim the run directory, or find the run to resume in it."""
+    if resume and (out / CONFIG).exists():
+        run = load_run(out)
+        for key in SAME:
+            if run.facts[key] != facts[key]:
+                raise ConfigError(f"{out} cannot be resumed: {_difference(key, run.facts[key], facts[key])}")
+        return run
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not overwrite:
+            raise UserError(f"{out} exists already; choose another name, or --resume or --overwrite it")
+        load_run(out)
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / CONFIG, facts)
+    return Run(out, facts)
+
+
+def _difference(key: str, before: Any, now: Any) -> str:
+    if key != "settings":
+        return f"its {key} is {before!r}, this command says {now!r}"
+    changed = next(name for name in {**before, **now} if before.get(name) != now.get(name))
+    values = [side.get(changed, {}).get("value") for side in (before, now)]
+    return f"its {changed} is {values[0]!r}, this command says {values[1]!r}"
+
+
+def _with_origins(config: BaseModel, recipe: Path | None, sets: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Every setting with its value and whether a default, the recipe or ``--set`` gave it."""
+    from tesserec.training.recipe import keys, load_recipe
+
+    def flat(one: BaseModel) -> dict[str, Any]:
+        values = {}
+        for key in keys(type(one)):
+            value: Any = one
+            for part in key.split("."):
+                value = getattr(value, part)
+            values[key] = value
+        return values
+
+    given = {text.partition("=")[0].strip() for text in sets}
+    from_recipe = flat(load_recipe(type(config), recipe)) if recipe else {}
+    default = flat(type(config)())
+    return {
+        key: {
+            "value": value,
+            "from": "set" if key in given else "recipe" if from_recipe.get(key, default[key]) != default[key] else "default",
+        }
+        for key, value in flat(config).items()
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """Directory names, or as many parents as it takes to tell the runs apart."""
+    parts = [Path(path).absolute().parts for path in paths]
+    if len(set(parts)) < len(parts):
+        raise UserError("a run is named twice; a comparison needs different runs")
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(one[-depth:]) for one in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
