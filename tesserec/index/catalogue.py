@@ -1,0 +1,88 @@
+"""The catalogue of a model: item ids, what is shown of an item, and how often it was seen in training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from tesserec.data.dataset import Dataset
+from tesserec.data.ids import IdMap
+from tesserec.errors import ArtefactError
+from tesserec.files import read_json, write_json
+
+_ITEMS = "items.parquet"
+_FACTS = "catalogue.json"
+_COUNT = "__count"
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """All items that can be recommended.
+
+    Attributes
+    ----------
+    items
+        External ids by item index.
+    table
+        ``id`` and the feature and display columns, one row an item in index order.
+    roles
+        Role of each further column: ``categorical``, ``multi``, ``numeric``, ``text`` or ``vector``.
+    exclude_seen
+        Whether items of the history are left out unless asked for.
+    counts
+        Training events of each item, int64 ``(items,)``.
+    """
+
+    items: IdMap
+    table: pl.DataFrame
+    roles: dict[str, str]
+    exclude_seen: bool
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def from_dataset(cls, dataset: Dataset) -> Self:
+        """The catalogue of the dataset that a model was trained on."""
+        return cls(dataset.items, dataset.item_table, dataset.roles, dataset.exclude_seen, dataset.item_counts)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def titles(self) -> pl.Series:
+        """What to call each item: its title or name where there is one, otherwise its id, ``(items,)`` strings."""
+        ids = self.items.values.cast(pl.String)
+        for name in ("title", "name"):
+            if self.roles.get(name) == "text":
+                return self.table[name].cast(pl.String).zip_with(self.table[name].is_not_null(), ids)
+        return ids
+
+    def save(self, directory: Path) -> None:
+        """Write into an existing directory."""
+        self.table.with_columns(pl.Series(_COUNT, self.counts)).write_parquet(directory / _ITEMS)
+        write_json(directory / _FACTS, {"roles": self.roles, "exclude_seen": self.exclude_seen})
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        ArtefactError
+            If a file is missing or damaged.
+        """
+        facts = read_json(directory / _FACTS)
+        try:
+            table = pl.read_parquet(directory / _ITEMS)
+            counts = table[_COUNT].to_numpy()
+            return cls(
+                IdMap(table["id"]), table.drop(_COUNT), dict(facts["roles"]), bool(facts["exclude_seen"]), counts
+            )
+        except FileNotFoundError:
+            raise ArtefactError(f"{directory / _ITEMS} is missing; write the directory again") from None
+        except (pl.exceptions.PolarsError, KeyError, TypeError) as error:
+            raise ArtefactError(f"{directory} holds a damaged catalogue ({error}); write it again") from None

@@ -1,0 +1,130 @@
+"""Compiled helpers of the search: candidates as sortable keys, selection, and dot products with a fixed order.
+
+A candidate is one int64 *key*: the score's bits in an order-preserving form above, the complement of an index below.
+Larger keys are better candidates and no two are equal, so ties need no special case anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from numba import njit
+
+from tesserec.data.histories import Histories
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile without the GIL held, cached on disk where some directory can be written."""
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # numba found no place for its cache, as on a read-only file system
+        return njit(nogil=True)(function)
+
+
+@kernel
+def key_of(score, index):  # type: ignore[no-untyped-def]
+    """Key of a float32 score and an int32 index; a smaller index wins a tie."""
+    bits = np.float32(score + np.float32(0.0)).view(np.int32)  # adding zero turns -0.0 into 0.0
+    if bits < 0:
+        bits = np.int32(bits ^ np.int32(0x7FFFFFFF))
+    return (np.int64(bits) << np.int64(32)) | np.int64(np.int32(0x7FFFFFFF) - np.int32(index))
+
+
+@kernel
+def score_of(key):  # type: ignore[no-untyped-def]
+    """Float32 score of a key."""
+    bits = np.int32(key >> np.int64(32))
+    if bits < 0:
+        bits = np.int32(bits ^ np.int32(0x7FFFFFFF))
+    return np.int32(bits).view(np.float32)
+
+
+@kernel
+def index_of(key):  # type: ignore[no-untyped-def]
+    """Index of a key."""
+    return np.int32(np.int64(0x7FFFFFFF) - (key & np.int64(0xFFFFFFFF)))
+
+
+@kernel
+def select_largest(keys, n, k):  # type: ignore[no-untyped-def]
+    """Bring the ``k`` largest of ``keys[:n]`` to the front (in no order) and return the smallest of them."""
+    low, high = 0, n - 1
+    while low < high:
+        middle = (low + high) // 2
+        a, b, c = keys[low], keys[middle], keys[high]
+        pivot = max(min(a, b), min(max(a, b), c))
+        i, j = low, high
+        while i <= j:
+            while keys[i] > pivot:
+                i += 1
+            while keys[j] < pivot:
+                j -= 1
+            if i <= j:
+                keys[i], keys[j] = keys[j], keys[i]
+                i += 1
+                j -= 1
+        if k - 1 <= j:
+            high = j
+        elif k - 1 >= i:
+            low = i
+        else:
+            break
+    return keys[k - 1]
+
+
+@kernel
+def exact_dot(a, b):  # type: ignore[no-untyped-def]
+    """Dot product in float64 in one fixed order, rounded once to float32.
+
+    Products of float32 are exact in float64, so the result is the same with or without fused multiply-add.
+    """
+    s0 = s1 = s2 = s3 = 0.0
+    whole = len(a) // 4 * 4
+    for i in range(0, whole, 4):
+        s0 += np.float64(a[i]) * np.float64(b[i])
+        s1 += np.float64(a[i + 1]) * np.float64(b[i + 1])
+        s2 += np.float64(a[i + 2]) * np.float64(b[i + 2])
+        s3 += np.float64(a[i + 3]) * np.float64(b[i + 3])
+    for i in range(whole, len(a)):
+        s0 += np.float64(a[i]) * np.float64(b[i])
+    return np.float32((s0 + s1) + (s2 + s3))
+
+
+@numba.njit(nogil=True, fastmath=True)
+def fast_dot(a, b):  # type: ignore[no-untyped-def]
+    """Dot product in float32 in whatever order is fastest."""
+    total = np.float32(0.0)
+    for i in range(len(a)):
+        total += a[i] * b[i]
+    return total
+
+
+@kernel
+def contains(ordered, start, stop, value):  # type: ignore[no-untyped-def]
+    """Whether ``value`` is in the rising range ``ordered[start:stop]``."""
+    while start < stop:
+        middle = (start + stop) // 2
+        if ordered[middle] < value:
+            start = middle + 1
+        elif ordered[middle] > value:
+            stop = middle
+        else:
+            return True
+    return False
+
+
+@kernel
+def _sort_rows(values, offsets):  # type: ignore[no-untyped-def]
+    for row in range(len(offsets) - 1):
+        values[offsets[row] : offsets[row + 1]].sort()
+
+
+def ordered_rows(rows: Histories) -> Histories:
+    """The same sets on an array of their own, each row rising."""
+    flat = rows.compact()
+    offsets = np.append(flat.starts, flat.stops[-1:]).astype(np.int64) if len(flat) else np.zeros(1, np.int64)
+    _sort_rows(flat.values, offsets)
+    return flat

@@ -1,0 +1,256 @@
+"""Where the items lie: vectors sorted by cell, or lists of scored items by code, as flat mapped arrays.
+
+Both kinds are a handful of little-endian ``.npy`` files, opened by memory mapping and checked for consistency.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from tesserec.errors import ArtefactError, DataError
+from tesserec.index.topk import places
+
+Floats = NDArray[np.float32]
+Items = NDArray[np.int32]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class VectorPostings:
+    """Item vectors, contiguous by cell; every catalogue item lies in exactly one cell.
+
+    Use :class:`ScorePostings` where scores do not come from a dot product.
+
+    Attributes
+    ----------
+    vectors
+        float32 ``(size, dim)``, cell after cell, by rising item inside a cell.
+    items
+        Item of each row of ``vectors``, int32 ``(size,)``.
+    offsets
+        Cell ``c`` is ``vectors[offsets[c]:offsets[c + 1]]``, int64 ``(cells + 1,)``; cells may be empty.
+    """
+
+    vectors: Floats
+    items: Items
+    offsets: Ints
+
+    @classmethod
+    def build(cls, vectors: Floats, cells: NDArray[np.integer[Any]], n_cells: int) -> Self:
+        """Sort item vectors by cell.
+
+        Parameters
+        ----------
+        vectors
+            ``(items, dim)`` in item order.
+        cells
+            Cell of each item, 0 to ``n_cells - 1``, ``(items,)``.
+
+        Raises
+        ------
+        DataError
+            If a vector is not finite, a cell is out of range or the shapes disagree.
+        """
+        cells = np.asarray(cells)
+        if vectors.ndim != 2 or cells.shape != vectors.shape[:1]:
+            raise DataError(f"vectors {vectors.shape} and cells {cells.shape} do not fit; expected (n, dim) and (n,)")
+        if len(bad := np.flatnonzero((cells < 0) | (cells >= n_cells))):
+            raise DataError(f"item {bad[0]} has cell {cells[bad[0]]}; expected 0 to {n_cells - 1}")
+        if len(bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1))):
+            raise DataError(f"the vector of item {bad[0]} holds NaN or infinity; the model has diverged, train it again")
+        order = np.argsort(cells, kind="stable").astype(np.int32)
+        offsets = np.append(0, np.cumsum(np.bincount(cells, minlength=n_cells))).astype(np.int64)
+        return cls(np.ascontiguousarray(vectors[order], dtype=np.float32), order, offsets)
+
+    @property
+    def size(self) -> int:
+        """Number of items."""
+        return len(self.items)
+
+    @property
+    def dim(self) -> int:
+        """Width of a vector."""
+        return int(self.vectors.shape[1])
+
+    @property
+    def cells(self) -> int:
+        """Number of cells."""
+        return len(self.offsets) - 1
+
+    @cached_property
+    def place(self) -> Items:
+        """Row of each item in ``vectors``, int32 ``(size,)``."""
+        return places(self.items)
+
+    @cached_property
+    def cell_of(self) -> Items:
+        """Cell of each item, int32 ``(size,)``."""
+        cell_of_row = np.repeat(np.arange(self.cells, dtype=np.int32), np.diff(self.offsets))
+        return np.asarray(cell_of_row[self.place], dtype=np.int32)
+
+    def vectors_of(self, items: NDArray[np.integer[Any]]) -> Floats:
+        """Vectors of items, ``(*items.shape, dim)``."""
+        return np.asarray(self.vectors[self.place[items]], dtype=np.float32)
+
+    def save(self, directory: Path) -> None:
+        """Write into an existing directory."""
+        _save(directory, "vectors", vectors=self.vectors, items=self.items, offsets=self.offsets)
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """Map what :meth:`save` wrote.
+
+        Raises
+        ------
+        ArtefactError
+            Names the file that is missing, unreadable or does not fit the others.
+        """
+        vectors = _map(directory / "vectors.npy", "<f4", 2)
+        items = _map(directory / "items.npy", "<i4", 1)
+        offsets = _map(directory / "offsets.npy", "<i8", 1)
+        _check_offsets(directory / "offsets.npy", offsets, len(items))
+        if len(vectors) != len(items):
+            raise ArtefactError(f"{directory / 'vectors.npy'} has {len(vectors)} rows, items.npy {len(items)}; publish again")
+        if not np.array_equal(np.sort(items), np.arange(len(items))):
+            raise ArtefactError(f"{directory / 'items.npy'} does not hold each of {len(items)} items once; publish again")
+        return cls(vectors, items, offsets)
+
+
+@dataclass(frozen=True, eq=False)
+class ScorePostings:
+    """For each code the items it brings and their scores, best first.
+
+    An item's score for a user is the sum over the user's codes of weight times posting score.
+
+    Attributes
+    ----------
+    items, scores
+        int32 and float32 ``(postings,)``, code after code; inside a code by falling score, then rising item.
+    offsets
+        Code ``c`` is ``items[offsets[c]:offsets[c + 1]]``, int64 ``(codes + 1,)``.
+    size
+        Number of items of the catalogue.
+    keyed_by_item
+        Whether codes are items, so that a list holds an item's neighbours.
+    """
+
+    items: Items
+    scores: Floats
+    offsets: Ints
+    size: int
+    keyed_by_item: bool = False
+
+    @classmethod
+    def build(
+        cls,
+        codes: NDArray[np.integer[Any]],
+        items: NDArray[np.integer[Any]],
+        scores: Floats,
+        *,
+        n_codes: int,
+        size: int,
+        keyed_by_item: bool = False,
+    ) -> Self:
+        """Sort ``(code, item, score)`` triples, given in any order, each (code, item) once.
+
+        Raises
+        ------
+        DataError
+            If a score is not finite, or a code or an item is out of range.
+        """
+        for name, values, limit in (("code", codes, n_codes), ("item", items, size)):
+            if len(bad := np.flatnonzero((values < 0) | (values >= limit))):
+                raise DataError(f"posting {bad[0]} has {name} {values[bad[0]]}; expected 0 to {limit - 1}")
+        if len(bad := np.flatnonzero(~np.isfinite(scores))):
+            raise DataError(f"posting {bad[0]} has score {scores[bad[0]]}; expected a finite number")
+        scores = np.asarray(scores, dtype=np.float32)
+        order = np.lexsort((items, -scores, codes))
+        offsets = np.append(0, np.cumsum(np.bincount(codes, minlength=n_codes))).astype(np.int64)
+        return cls(np.asarray(items, np.int32)[order], scores[order], offsets, size, keyed_by_item)
+
+    @property
+    def codes(self) -> int:
+        """Number of codes."""
+        return len(self.offsets) - 1
+
+    def of(self, code: int) -> tuple[Items, Floats]:
+        """Items and scores of one code, best first."""
+        part = slice(self.offsets[code], self.offsets[code + 1])
+        return self.items[part], self.scores[part]
+
+    def save(self, directory: Path) -> None:
+        """Write into an existing directory."""
+        facts = {"size": self.size, "keyed_by_item": self.keyed_by_item}
+        _save(directory, "scores", facts, items=self.items, scores=self.scores, offsets=self.offsets)
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """Map what :meth:`save` wrote.
+
+        Raises
+        ------
+        ArtefactError
+            Names the file that is missing, unreadable or does not fit the others.
+        """
+        facts = _facts(directory)
+        items = _map(directory / "items.npy", "<i4", 1)
+        scores = _map(directory / "scores.npy", "<f4", 1)
+        offsets = _map(directory / "offsets.npy", "<i8", 1)
+        _check_offsets(directory / "offsets.npy", offsets, len(items))
+        size = int(facts["size"])
+        if len(scores) != len(items):
+            raise ArtefactError(f"{directory / 'scores.npy'} has {len(scores)} rows, items.npy {len(items)}; publish again")
+        if len(items) and not 0 <= int(items.min()) <= int(items.max()) < size:
+            raise ArtefactError(f"{directory / 'items.npy'} names items outside 0 to {size - 1}; publish again")
+        return cls(items, scores, offsets, size, bool(facts["keyed_by_item"]))
+
+
+Postings = VectorPostings | ScorePostings
+
+
+def open_postings(directory: Path) -> Postings:
+    """Map postings of either kind."""
+    kind = _facts(directory)["kind"]
+    if kind not in ("vectors", "scores"):
+        raise ArtefactError(f"{directory / 'postings.json'} has kind {kind!r}; expected 'vectors' or 'scores'")
+    return VectorPostings.open(directory) if kind == "vectors" else ScorePostings.open(directory)
+
+
+def _facts(directory: Path) -> dict[str, Any]:
+    from tesserec.files import read_json
+
+    facts = read_json(directory / "postings.json")
+    if not isinstance(facts, dict) or "kind" not in facts:
+        raise ArtefactError(f"{directory / 'postings.json'} does not describe postings; publish again")
+    return facts
+
+
+def _save(directory: Path, kind: str, facts: dict[str, Any] | None = None, **arrays: NDArray[Any]) -> None:
+    (directory / "postings.json").write_text(json.dumps({"kind": kind, **(facts or {})}, indent=2) + "\n")
+    for name, array in arrays.items():
+        np.save(directory / f"{name}.npy", np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")))
+
+
+def _map(path: Path, dtype: str, dims: int) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise ArtefactError(f"{path} is missing; publish the bundle again") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise ArtefactError(f"{path} cannot be read ({error}); publish the bundle again") from None
+    if array.dtype != np.dtype(dtype) or array.ndim != dims:
+        raise ArtefactError(f"{path} holds {array.dtype} of {array.ndim} dimensions; expected {dtype} of {dims}")
+    return array
+
+
+def _check_offsets(path: Path, offsets: Ints, end: int) -> None:
+    if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != end or (np.diff(offsets) < 0).any():
+        raise ArtefactError(f"{path} does not divide {end} rows into lists; publish the bundle again")

@@ -1,0 +1,265 @@
+"""Answers on the users' own ids: candidates, interests and similar items, for every kind of model.
+
+A :class:`Searcher` holds no state that a call changes, so threads may share one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tesserec.data.histories import Histories
+from tesserec.errors import ConfigError, DataError, UserError
+from tesserec.index.catalogue import Catalogue
+from tesserec.index.contract import Candidates, Floats, Merge, Policy, UserSide
+from tesserec.index.postings import Postings, ScorePostings, VectorPostings
+from tesserec.index.search import Progress, has_interests, known_cells, retrieve
+from tesserec.index.topk import exact_topk
+from tesserec.index.user_side import ScoreSide
+
+
+class Searcher:
+    """A model that can be asked.
+
+    Parameters
+    ----------
+    catalogue
+        Items by index.
+    side
+        Turns histories into interests and vectors, or into weighted codes.
+    postings
+        Where the items lie; vector postings go with a ``UserSide``, score postings with a ``ScoreSide``.
+    policy
+        What holds unless a call says otherwise.
+    names
+        Names of the interests, see :func:`tesserec.index.names.name_interests`.
+    facts
+        What is known about the model (name, seed, dataset fingerprint, ...).
+
+    Raises
+    ------
+    ConfigError
+        If the parts do not fit each other.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        side: UserSide | ScoreSide,
+        postings: Postings,
+        policy: Policy,
+        names: pl.DataFrame | None = None,
+        facts: dict[str, Any] | None = None,
+    ) -> None:
+        if postings.size != len(catalogue):
+            raise ConfigError(f"the postings hold {postings.size} items, the catalogue {len(catalogue)}; they do not fit")
+        if isinstance(side, ScoreSide) != isinstance(postings, ScorePostings):
+            raise ConfigError(f"{type(side).__name__} does not go with {type(postings).__name__}")
+        self.catalogue, self.side, self.postings, self.policy = catalogue, side, postings, policy
+        self.names, self.facts = names, dict(facts or {})
+
+    @property
+    def has_interests(self) -> bool:
+        """Whether candidates come from interests."""
+        return has_interests(self.postings)
+
+    def encode(self, histories: Sequence[Sequence[Any]]) -> tuple[Histories, list[Any]]:
+        """Item indices of histories of ids, and the ids that are not in the catalogue, each once.
+
+        Raises
+        ------
+        DataError
+            If a history is empty or none of its items is known.
+        """
+        rows, unknown = [], {}
+        for row, history in enumerate(histories):
+            indices = self._encode_row(row, history)
+            unknown.update({i: None for i, index in zip(history, indices, strict=True) if index < 0})
+            rows.append(indices[indices >= 0])
+        return Histories.from_lists(rows), list(unknown)
+
+    def _encode_row(self, row: int, history: Sequence[Any]) -> NDArray[np.int32]:
+        dtype = self.catalogue.items.values.dtype
+        if isinstance(history, (str, bytes)) or not hasattr(history, "__len__"):
+            raise DataError(f"history {row} is {history!r}; expected a list of item ids, and a list of such lists")
+        if len(history) == 0:
+            raise DataError(f"history {row} is empty; give at least one item, or ask a popularity model for its top")
+        try:
+            indices = self.catalogue.items.encode(history)
+        except TypeError:
+            raise DataError(f"history {row} holds a value that cannot be an id; ids here are {dtype}") from None
+        if (indices < 0).all():
+            raise DataError(
+                f"history {row}: none of its {len(history)} items is in the catalogue (first: {history[0]!r}; ids here "
+                f"are {dtype}, such as {self.catalogue.items.values[0]!r}); give items that the model was trained on"
+            )
+        return indices
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[Any]],
+        k: int = 20,
+        *,
+        explore: float | None = None,
+        visit: float | None = None,
+        interests: int | None = None,
+        merge: Merge | None = None,
+        exclude_seen: bool | None = None,
+    ) -> pl.DataFrame:
+        """Ranked candidates; settings left at None are the model's own.
+
+        Ids that are not in the catalogue are skipped; :meth:`encode` reports them.
+
+        Returns
+        -------
+        polars.DataFrame
+            ``user`` (row of ``histories``), ``rank`` (from 1), ``item``, ``score``, ``interest`` and ``probability``
+            (null for models without interests), ``explored``.
+
+        Raises
+        ------
+        DataError
+            If a history is empty or none of its items is known.
+        ConfigError
+            If k or a setting is out of range, or does not go with this model.
+        """
+        given = {"explore": explore, "visit": visit, "interests": interests, "merge": merge}
+        policy = replace(self.policy, **{name: value for name, value in given.items() if value is not None})
+        encoded, _ = self.encode(histories)
+        return self._table(self.retrieve(encoded, k, policy, exclude_seen))
+
+    def retrieve(
+        self,
+        histories: Histories,
+        k: int,
+        policy: Policy | None = None,
+        exclude_seen: bool | None = None,
+        *,
+        budget_mb: int = 256,
+        progress: Progress | None = None,
+    ) -> Candidates:
+        """Candidates by item index, as :func:`tesserec.index.search.retrieve`."""
+        return retrieve(
+            self.side,
+            self.postings,
+            histories,
+            k,
+            self.policy if policy is None else policy,
+            exclude_seen=self.catalogue.exclude_seen if exclude_seen is None else exclude_seen,
+            budget_mb=budget_mb,
+            progress=progress,
+        )
+
+    def _table(self, candidates: Candidates) -> pl.DataFrame:
+        users, ranks = np.nonzero(candidates.items >= 0)
+        codes = pl.Series(candidates.interests[users, ranks])
+        return pl.DataFrame(
+            {
+                "user": users.astype(np.int64),
+                "rank": ranks.astype(np.int64) + 1,
+                "item": self.catalogue.items.decode(candidates.items[users, ranks]),
+                "score": candidates.scores[users, ranks],
+                "interest": codes.set(codes < 0, None),
+                "probability": pl.Series(candidates.probability[users, ranks]).fill_nan(None),
+                "explored": candidates.explored[users, ranks],
+            }
+        )
+
+    def interests(self, histories: Sequence[Sequence[Any]], k: int = 10) -> pl.DataFrame:
+        """The likeliest interests of each history.
+
+        Returns
+        -------
+        polars.DataFrame
+            ``user`` (row of ``histories``), ``rank`` (from 1), ``interest``, ``name``, ``probability`` and ``known``
+            (an item of the history belongs to it).
+
+        Raises
+        ------
+        ConfigError
+            If the model has no interests, or k is below one.
+        """
+        if not isinstance(self.postings, VectorPostings) or isinstance(self.side, ScoreSide) or not self.has_interests:
+            raise ConfigError("this model has no interests; models with a codebook have them (sparc)")
+        if k < 1:
+            raise ConfigError(f"k = {k}; ask for at least one interest")
+        encoded, _ = self.encode(histories)
+        posterior = self.side.encode(encoded).posterior
+        known = known_cells(self.postings, encoded)
+        order = np.argsort(-posterior, axis=1, kind="stable")[:, :k]
+        users = np.repeat(np.arange(len(order)), order.shape[1])
+        codes = order.ravel()
+        return pl.DataFrame(
+            {
+                "user": users.astype(np.int64),
+                "rank": np.tile(np.arange(1, order.shape[1] + 1, dtype=np.int64), len(order)),
+                "interest": codes.astype(np.int32),
+                "name": self._names(codes),
+                "probability": posterior[users, codes],
+                "known": known[users, codes],
+            }
+        )
+
+    def _names(self, codes: NDArray[np.integer[Any]]) -> pl.Series:
+        if self.names is None:
+            return pl.Series(codes).cast(pl.String)
+        return self.names.sort("interest")["name"].gather(pl.Series(codes))
+
+    def similar_items(self, items: Sequence[Any], k: int = 10) -> pl.DataFrame:
+        """The nearest items of each given item: by cosine of their vectors, or its list of neighbours.
+
+        Returns
+        -------
+        polars.DataFrame
+            ``item``, ``rank`` (from 1), ``similar``, ``score``.
+
+        Raises
+        ------
+        DataError
+            If an item is not in the catalogue.
+        UserError
+            If the model does not compare items (popularity).
+        """
+        if k < 1:
+            raise ConfigError(f"k = {k}; ask for at least one item")
+        indices = self.catalogue.items.encode(items)
+        if len(bad := np.flatnonzero(indices < 0)):
+            raise DataError(f"item {items[bad[0]]!r} is not in the catalogue; ids are {self.catalogue.items.values.dtype}")
+        found, scores = self._similar(indices, k)
+        rows, ranks = np.nonzero(found >= 0)
+        return pl.DataFrame(
+            {
+                "item": self.catalogue.items.decode(indices[rows]),
+                "rank": ranks.astype(np.int64) + 1,
+                "similar": self.catalogue.items.decode(found[rows, ranks]),
+                "score": scores[rows, ranks],
+            }
+        )
+
+    def _similar(self, indices: NDArray[np.int32], k: int) -> tuple[NDArray[np.int32], Floats]:
+        if isinstance(self.postings, VectorPostings):
+            queries = self._directions[self.postings.place[indices]]
+            itself = Histories.from_offsets(indices, np.arange(len(indices) + 1))
+            return exact_topk(queries, self._directions, k, items=self.postings.items, exclude=itself)
+        if not self.postings.keyed_by_item:
+            raise UserError("this model does not compare items; item-kNN and models with vectors do")
+        found = np.full((len(indices), k), -1, np.int32)
+        scores = np.full((len(indices), k), -np.inf, np.float32)
+        for row, index in enumerate(indices):
+            neighbours, values = self.postings.of(int(index))
+            others = np.flatnonzero(neighbours != index)[:k]
+            found[row, : len(others)], scores[row, : len(others)] = neighbours[others], values[others]
+        return found, scores
+
+    @cached_property
+    def _directions(self) -> Floats:
+        """Unit vectors in the order of the postings; a zero vector stays zero."""
+        assert isinstance(self.postings, VectorPostings)
+        lengths = np.linalg.norm(self.postings.vectors, axis=1, keepdims=True)
+        return np.asarray(self.postings.vectors / np.where(lengths > 0, lengths, 1), np.float32)

@@ -1,0 +1,174 @@
+"""User sides that need no torch: popularity, history as codes, and an exported network.
+
+Two protocols meet the search. :class:`~tesserec.index.contract.UserSide` reads vectors and goes with
+``VectorPostings``; :class:`ScoreSide` weighs codes and goes with ``ScorePostings``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tesserec.data.histories import Histories
+from tesserec.errors import ArtefactError, ConfigError
+from tesserec.files import read_json, write_json
+from tesserec.index.contract import Codes, Encoded, Floats, UserSide
+
+FILE = "user_side.json"
+
+
+@runtime_checkable
+class ScoreSide(Protocol):
+    """Histories in, weighted codes out."""
+
+    def weigh(self, histories: Histories) -> tuple[Codes, Floats]:
+        """Codes ``(users, m)``, padded with -1, and their weights ``(users, m)``; none of the histories is empty."""
+        ...
+
+
+@dataclass(frozen=True)
+class ConstantSide:
+    """The same code, 0, for everybody: popularity."""
+
+    def weigh(self, histories: Histories) -> tuple[Codes, Floats]:
+        """Code 0 with weight 1, ``(users, 1)`` each."""
+        return np.zeros((len(histories), 1), np.int32), np.ones((len(histories), 1), np.float32)
+
+    def save(self, directory: Path) -> None:
+        """Write ``user_side.json`` into an existing directory."""
+        write_json(directory / FILE, {"kind": "constant"})
+
+
+@dataclass(frozen=True)
+class HistorySide:
+    """The newest items of the history are the codes: item-kNN.
+
+    Parameters
+    ----------
+    n
+        How many of the newest events count.
+    decay
+        Weight of an event relative to the next newer one, above 0 and at most 1.
+    """
+
+    n: int = 100
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ConfigError(f"n = {self.n}; at least one event of the history must count")
+        if not 0.0 < self.decay <= 1.0:
+            raise ConfigError(f"decay = {self.decay}; expected a factor above 0 and at most 1")
+
+    def weigh(self, histories: Histories) -> tuple[Codes, Floats]:
+        """Items of each history, newest first, with weights ``decay ** age``; a repeated item counts each time."""
+        newest = histories.last(self.n)
+        width = max(1, int(newest.lengths.max(initial=0)))
+        age = np.arange(width)
+        filled = age < newest.lengths[:, None]
+        positions = np.where(filled, newest.stops[:, None] - 1 - age, 0)
+        codes = np.where(filled, newest.values[positions] if len(newest.values) else -1, -1)
+        weights = np.where(filled, np.float32(self.decay) ** age, 0.0)
+        return codes.astype(np.int32), weights.astype(np.float32)
+
+    def save(self, directory: Path) -> None:
+        """Write ``user_side.json`` into an existing directory."""
+        write_json(directory / FILE, {"kind": "history", **asdict(self)})
+
+
+class OnnxSide:
+    """A network exported as two ONNX graphs, run on the CPU; implements :class:`UserSide`.
+
+    ``encoder.onnx`` turns ``items`` (int64, ``(batch, length)``, right-padded) and ``lengths`` (int64, ``(batch,)``)
+    into ``posterior`` and any number of state tensors. ``reader.onnx`` turns whichever of these it declares, with
+    ``interests`` (int64, ``(batch, interests)``), into ``vectors`` ``(batch, interests, dim)``.
+    ``user_side.json`` holds ``max_length``, ``pad``, ``codes`` and ``dim``.
+
+    Parameters
+    ----------
+    directory
+        Where the three files are.
+    threads
+        Threads of one call; one is best where several requests run at once.
+
+    Raises
+    ------
+    ArtefactError
+        If a graph cannot be read or does not have the inputs and outputs above.
+    """
+
+    def __init__(self, directory: Path, threads: int = 1) -> None:
+        facts = read_json(directory / FILE)
+        try:
+            self.max_length, self.pad = int(facts["max_length"]), int(facts["pad"])
+            self.codes, self.dim = int(facts["codes"]), int(facts["dim"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtefactError(f"{directory / FILE} lacks a whole number for {error}; publish again") from None
+        self._encoder = _session(directory / "encoder.onnx", threads)
+        self._reader = _session(directory / "reader.onnx", threads)
+        self._outputs = [output.name for output in self._encoder.get_outputs()]
+        self._inputs = [value.name for value in self._reader.get_inputs()]
+        self._check(directory)
+
+    def _check(self, directory: Path) -> None:
+        taken = {value.name for value in self._encoder.get_inputs()}
+        if not taken <= {"items", "lengths"} or "posterior" not in self._outputs:
+            raise ArtefactError(
+                f"{directory / 'encoder.onnx'} maps {sorted(taken)} to {self._outputs}; "
+                "expected items and lengths to posterior and states"
+            )
+        if unknown := set(self._inputs) - {"items", "lengths", "interests", *self._outputs}:
+            raise ArtefactError(f"{directory / 'reader.onnx'} asks for {sorted(unknown)}, which encoder.onnx does not give")
+        if "vectors" not in [output.name for output in self._reader.get_outputs()]:
+            raise ArtefactError(f"{directory / 'reader.onnx'} has no output 'vectors'; export the model again")
+
+    def encode(self, histories: Histories) -> Encoded:
+        """Encode a batch; longer histories keep their newest ``max_length`` items."""
+        newest = histories.last(self.max_length)
+        given = {"items": newest.padded(self.pad), "lengths": newest.lengths.astype(np.int64)}
+        wanted = {value.name for value in self._encoder.get_inputs()}
+        answers = self._encoder.run(self._outputs, {name: given[name] for name in wanted})
+        state = given | dict(zip(self._outputs, answers, strict=True))
+        return Encoded(np.asarray(state["posterior"], np.float32), state)
+
+    def read(self, encoded: Encoded, interests: Codes) -> Floats:
+        """User vectors ``(users, interests, dim)``; code -1 gives zeros."""
+        given = encoded.state | {"interests": np.maximum(interests, 0).astype(np.int64)}
+        vectors = self._reader.run(["vectors"], {name: given[name] for name in self._inputs})[0]
+        return np.where(interests[..., None] >= 0, vectors, np.float32(0.0)).astype(np.float32)
+
+
+def _session(path: Path, threads: int) -> Any:
+    import onnxruntime  # a tenth of a second that popularity and item-kNN do not need
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises a dozen unrelated classes
+        raise ArtefactError(f"{path} cannot be run ({error}); export the model again") from error
+
+
+def open_user_side(directory: Path, threads: int = 1) -> UserSide | ScoreSide:
+    """Open the user side that a directory holds.
+
+    Raises
+    ------
+    ArtefactError
+        If ``user_side.json`` is missing, damaged or of an unknown kind.
+    """
+    facts = read_json(directory / FILE)
+    kind = facts.get("kind") if isinstance(facts, dict) else None
+    if kind == "constant":
+        return ConstantSide()
+    if kind == "history":
+        return HistorySide(int(facts["n"]), float(facts["decay"]))
+    if kind == "onnx":
+        return OnnxSide(directory, threads)
+    raise ArtefactError(f"{directory / FILE} has kind {kind!r}; expected 'constant', 'history' or 'onnx'")
