@@ -1,0 +1,115 @@
+"""Export: a fitted retriever as a bundle generation that needs no PyTorch.
+
+The user side of a network becomes two ONNX graphs. Neither holds the catalogue: the encoder takes the history's item
+vectors, which the index already has, so an index can gain items without a new export.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tesserec.files import write_json
+from tesserec.index.bundle import publish
+from tesserec.models.base import Retriever
+from tesserec.models.neural import Network, NeuralRetriever
+
+OPSET = 20
+
+
+def publish_bundle(model: Retriever, root: Path, facts: dict[str, Any]) -> Path:
+    """Publish a fitted model as the next generation under ``root`` and return its directory."""
+    facts = {"model": model.name, "config": model.config.model_dump(), **facts}
+    if isinstance(model, NeuralRetriever):
+        return publish(root, model.searcher, lambda folder: export_network(model.network, folder), facts)
+    return publish(root, model.searcher, model.searcher.side.save, facts)
+
+
+def export_network(network: Network, folder: Path) -> None:
+    """Write ``encoder.onnx``, ``reader.onnx`` and ``user_side.json`` for a trained network."""
+    network = network.cpu().eval()
+    dim = network.config.encoder.dim
+    with torch.no_grad():
+        vectors, lengths = torch.randn(2, 3, dim), torch.tensor([3, 2])
+        posterior, *state = network.encode(vectors, lengths)
+        names = [f"state_{number}" for number in range(len(state))]
+        batch, length = torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
+        _export(
+            _Encode(network),
+            (vectors, lengths),
+            folder / "encoder.onnx",
+            ["vectors", "lengths"],
+            ["posterior", *names],
+            ({0: batch, 1: length}, {0: batch}),
+        )
+        interests = torch.zeros(2, 3, dtype=torch.int64)
+        # A state with three axes follows the history's length, one with two does not.
+        shapes = [{0: batch, 1: length} if tensor.ndim == 3 else {0: batch} for tensor in state]
+        _export(
+            _Read(network),
+            (interests, lengths, *state),
+            folder / "reader.onnx",
+            ["interests", "lengths", *names],
+            ["vectors"],
+            ({0: batch, 1: torch.export.Dim.DYNAMIC}, {0: batch}, tuple(shapes)),
+        )
+    facts = {"kind": "onnx", "max_length": network.config.encoder.max_length, "codes": network.codes, "dim": dim}
+    write_json(folder / "user_side.json", facts)
+
+
+class _Encode(nn.Module):
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, vectors: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        return self.network.encode(vectors, lengths)
+
+
+class _Read(nn.Module):
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, interests: Tensor, lengths: Tensor, *state: Tensor) -> Tensor:
+        return self.network.read(interests, lengths, *state)
+
+
+def _export(
+    module: nn.Module, given: tuple[Tensor, ...], path: Path, inputs: list[str], outputs: list[str], shapes: Any
+) -> None:
+    with _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            given,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=shapes,
+            dynamo=True,
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    program.save(path, external_data=False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints its progress and warns of its own deprecations; neither helps anybody here."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,234 @@
+"""SPARC: a residual codebook of items trained with the retriever, a probability for every interest, soft search."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from tesserec.data.features import ItemFeatures
+from tesserec.errors import ConfigError, TrainingRefused
+from tesserec.index.contract import Merge, Policy
+from tesserec.models.neural import NeuralConfig, NeuralRetriever, Network, TensorBatch, last_valid
+from tesserec.nn.encoders import causal_mask
+from tesserec.nn.interests import Posterior, Reader
+from tesserec.nn.losses import bpr, info_nce
+from tesserec.nn.quantisers import CodebookConfig, Quantised, ResidualQuantiser, codebook_health
+
+COLLAPSED_SHARE = 0.05
+"""A level whose perplexity is below this share of its codes tells items apart no longer."""
+
+
+class SparcWeights(BaseModel):
+    """Weights of the loss terms; each at 0 switches its term off.
+
+    Attributes
+    ----------
+    softmax
+        Sampled softmax of the interest-conditioned user vector (ours).
+    bce
+        Binary cross-entropy of matching and mismatched (user, item) rows.
+    rq
+        Reconstruction and codebook terms of the quantiser.
+    shuffle
+        The right interest must beat a wrong one for the same item (BPR); reached after a ramp from a tenth.
+    user_item, item_item
+        InfoNCE of user vectors, and of item vectors, with quantised items.
+    interest
+        Cross-entropy of the posterior.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    softmax: float = Field(1.0, ge=0)
+    bce: float = Field(1.0, ge=0)
+    rq: float = Field(1.0, ge=0)
+    shuffle: float = Field(10.0, ge=0)
+    user_item: float = Field(1.0, ge=0)
+    item_item: float = Field(1.0, ge=0)
+    interest: float = Field(1.0, ge=0)
+
+
+class SparcConfig(NeuralConfig):
+    """Settings of :class:`Sparc`; see also :class:`~tesserec.models.neural.NeuralConfig`.
+
+    Attributes
+    ----------
+    codebook, weights
+        Size of the codebook and weights of the losses.
+    warmup_epochs
+        Epochs as a plain single-vector model before k-means sets the codebook.
+    query_sum_share
+        Share of training queries that use the whole reconstruction of the target instead of its level-0 codeword.
+    contrast_rows
+        Rows of a batch that the two contrastive terms compare; their cost is its square.
+    interests, merge
+        Interests read per user at inference and how their lists become one; see
+        :class:`~tesserec.index.contract.Policy`.
+    """
+
+    codebook: CodebookConfig = CodebookConfig()
+    weights: SparcWeights = SparcWeights()
+    warmup_epochs: int = Field(3, ge=1)
+    query_sum_share: float = Field(0.5, ge=0, le=1)
+    contrast_rows: int = Field(512, ge=2)
+    interests: int = Field(8, ge=1)
+    merge: Merge = "probability"
+
+
+class SparcNetwork(Network):
+    """Shared encoder, residual quantiser over items, posterior tower and interest-conditioned reader."""
+
+    def __init__(self, items: int, config: SparcConfig, features: ItemFeatures | None) -> None:
+        super().__init__(items, config, features)
+        if config.codebook.codes > items // 2:
+            raise ConfigError(
+                f"codebook.codes = {config.codebook.codes} for {items} items leaves under two items a cell; "
+                f"use at most {items // 2}"
+            )
+        self.codes = config.codebook.codes
+        self.quantiser = ResidualQuantiser(config.codebook, config.encoder.dim)
+        self.posterior = Posterior(config.encoder, config.codebook.codes)
+        self.reader = Reader(config.encoder)
+
+    def losses(self, batch: TensorBatch, progress: float) -> dict[str, Tensor]:
+        """The six terms of the paper and a sampled softmax; the softmax alone until the codebook is started."""
+        inputs, z, negatives = self.items.lookup(batch.inputs, batch.wanted, batch.negatives)
+        states = self.states(inputs)
+        temperature = self.config.temperature
+        if not self.quantiser.started:
+            return {"softmax": batch.softmax(self.user(states[batch.valid]), z, negatives, temperature)}
+
+        quantised = self.quantiser(z)
+        codeword, code = quantised.codewords[:, 0], quantised.codes[:, 0]
+        whole = torch.rand(len(z), device=z.device) < self.config.query_sum_share
+        users = self._interest_vectors(states, torch.where(whole[:, None], quantised.sum, codeword), batch.valid)
+        other = torch.randperm(len(z), device=z.device)
+        mistaken = self._interest_vectors(states, codeword[other], batch.valid)
+
+        match = (users * z).sum(-1) / temperature
+        swapped = (mistaken * z).sum(-1) / temperature
+        mismatch = (mistaken * z[other]).sum(-1) / temperature
+        comparable = ~whole & (code != code[other])
+        logits = self.posterior(states)[batch.valid]
+        terms = {
+            "softmax": batch.softmax(users, z, negatives, temperature),
+            "bce": F.softplus(-match).mean() + F.softplus(mismatch).mean(),
+            "rq": self.quantiser.loss(z, quantised),
+            "shuffle": bpr(match[comparable], swapped[comparable]) if comparable.any() else match.sum() * 0,
+            **self._contrast(users, z, quantised, batch.wanted),
+            "interest": F.cross_entropy(logits.float(), code),
+        }
+        return {name: self._weight(name, progress) * term for name, term in terms.items() if self._weight(name, 1)}
+
+    def _weight(self, name: str, progress: float) -> float:
+        weight = float(getattr(self.config.weights, name))
+        # At full strength from the start, the ranking of interests would swamp the ranking of items.
+        return weight * min(1.0, 0.1 + 1.8 * progress) if name == "shuffle" else weight
+
+    def _interest_vectors(self, states: Tensor, queries: Tensor, valid: Tensor) -> Tensor:
+        """User vectors ``(positions, dim)``, each position reading its past with its own query."""
+        placed = torch.zeros_like(states, dtype=queries.dtype)
+        placed = placed.masked_scatter(valid[..., None].expand_as(placed), queries)
+        mask = causal_mask(states.shape[1], states.device)
+        return self.user(self.reader(states, states, placed, mask)[valid])
+
+    def _contrast(self, users: Tensor, z: Tensor, quantised: Quantised, wanted: Tensor) -> dict[str, Tensor]:
+        rows = torch.randperm(len(z), device=z.device)[: self.config.contrast_rows]
+        rebuilt = quantised.straight_through(z)[rows]
+        if self.config.normalise:
+            rebuilt = F.normalize(rebuilt, dim=-1)
+        same = wanted[rows, None] == wanted[rows]
+        temperature = self.config.temperature
+        return {
+            "user_item": info_nce(users[rows], rebuilt, same, temperature),
+            "item_item": info_nce(z[rows], rebuilt, same, temperature),
+        }
+
+    def encode(self, vectors: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        """Posterior over level-0 codes after the last event, and all states."""
+        states = self.states(vectors)
+        logits = last_valid(self.posterior(states), lengths)
+        return torch.softmax(logits.float(), -1), states
+
+    def read(self, interests: Tensor, lengths: Tensor, *state: Tensor) -> Tensor:
+        """User vectors of level-0 codes ``(batch, interests)``, scaled to logits."""
+        states = state[0]
+        padding = torch.arange(states.shape[1], device=states.device) >= lengths[:, None]
+        mask = torch.zeros_like(padding, dtype=states.dtype).masked_fill(padding, -torch.inf)[:, None, None]
+        queries = F.embedding(interests, self.quantiser.codebooks[0])
+        vectors = self.reader(states, last_valid(states, lengths)[:, None], queries, mask)
+        return self.user(vectors) / self.config.temperature
+
+    @torch.no_grad()
+    def cells(self) -> Tensor:
+        """Level-0 code of every item, ``(items,)``."""
+        if not self.quantiser.started:
+            return super().cells()
+        cells: Tensor = self.quantiser(self.items.all()).codes[:, 0]
+        return cells
+
+    @torch.no_grad()
+    def end_epoch(self, epoch: int, seed: int) -> dict[str, Any]:
+        """Start the codebook when the warm-up is over, later restart dead codes; reports health by level."""
+        z = self.items.all()
+        if epoch + 1 == self.config.warmup_epochs:
+            self._start(z, seed)
+        if not self.quantiser.started:
+            return {}
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        restarted = self.quantiser.restart_dead(z, generator)
+        health = codebook_health(self.quantiser(z).codes.cpu().numpy(), self.codes)
+        for level, figures in enumerate(health):
+            if figures.perplexity < COLLAPSED_SHARE * self.codes:
+                raise TrainingRefused(
+                    f"the codebook collapsed in epoch {epoch + 1}: level {level} uses {figures.perplexity:.1f} of "
+                    f"{self.codes} codes effectively; lower codebook.codes or weights.rq, or raise warmup_epochs"
+                )
+        return {
+            f"codebook/{name}/{level}": value
+            for level, figures in enumerate(health)
+            for name, value in (
+                ("perplexity", figures.perplexity),
+                ("dead", figures.dead),
+                ("restarted", restarted[level]),
+            )
+        }
+
+    def _start(self, z: Tensor, seed: int) -> None:
+        """k-means on items; the posterior starts as the warm encoder's affinity to each code."""
+        self.quantiser.start(z, seed)
+        share = torch.bincount(self.quantiser(z).codes[:, 0], minlength=self.codes) / len(z)
+        self.posterior.codes.bias.copy_(torch.log(share + 1e-6))
+
+
+class Sparc(NeuralRetriever):
+    """SPARC-style retrieval (Shi, Dou, Qi 2025, arXiv 2508.09090), after third-party readings of the paper.
+
+    From the paper, as reported: residual quantisation of items by summed codewords; the target's level-0 codeword or,
+    half of the time, its whole reconstruction as the query that reads the history; an interest probability tower
+    over all level-0 codes; the losses BCE, quantisation, shuffled-interest BPR with weight 10, user-item and item-item
+    contrast, and interest cross-entropy, all trained jointly with undetached codewords; at inference the K likeliest
+    codes, one vector each, merged by a share of the list ("soft search").
+
+    Notes
+    -----
+    Ours, where the paper is silent or unknown to us: one causal encoder under all heads, trained at every position;
+    a sampled softmax with log-Q correction beside BCE, since public logs have no impressions, and BCE's negatives are
+    other rows of the batch under their own interest; cosine similarity; the reader's residual form; a single-vector
+    warm-up, then k-means; dead codes restart on random residuals after each epoch; the ramp of the BPR weight;
+    contrastive rows of the same item are masked; lists are merged by ``log p(c|u) + u_c . z_i`` unless
+    ``merge`` says otherwise ("quota" is the paper's sharing of slots, by largest remainder).
+    """
+
+    name = "sparc"
+    Config = SparcConfig
+    Network = SparcNetwork
+
+    def policy(self) -> Policy:
+        """The configured number of interests, merged as configured; one interest before the codebook exists."""
+        started = bool(getattr(self.network, "quantiser").started)
+        return Policy(interests=self.config.interests, merge=self.config.merge) if started else Policy(interests=1)

@@ -1,0 +1,114 @@
+"""Retrieval and contrastive losses as pure functions of vectors.
+
+All of them average over rows. Logits are dot products divided by a temperature; pass temperature 1 for plain ones.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CHUNK_LOGITS = 2_000_000
+"""Logits that are alive at a time in the full softmax: they stay in the processor's cache, whatever the catalogue."""
+
+
+def sampled_softmax(
+    users: Tensor, positives: Tensor, negatives: Tensor, log_q: Tensor, same: Tensor, temperature: float
+) -> Tensor:
+    """Softmax over the positive and a shared pool of negatives, with the log-Q correction.
+
+    The pool estimates the rest of the full softmax's denominator: a negative drawn with probability q stands for
+    ``1 / (pool * q)`` items, so ``log(pool * q)`` is subtracted from its logit. The positive is there for certain and
+    is not corrected.
+
+    Parameters
+    ----------
+    users, positives
+        ``(rows, dim)`` each.
+    negatives
+        ``(pool, dim)``.
+    log_q
+        Log-probability with which each negative was drawn, ``(pool,)``.
+    same
+        True where a negative is the row's positive, ``(rows, pool)``; it is left out.
+    temperature
+        Divides all dot products.
+    """
+    positive = (users * positives).sum(-1, dtype=torch.float32) / temperature
+    logits = (users @ negatives.T).float() / temperature - (log_q + math.log(len(log_q)))
+    logits = logits.masked_fill(same, -math.inf)
+    return (torch.logaddexp(positive, logits.logsumexp(-1)) - positive).mean()
+
+
+class _FullSoftmax(torch.autograd.Function):
+    """Cross-entropy over the whole catalogue; loss and gradients in one pass over chunks of rows."""
+
+    @staticmethod
+    def forward(ctx: Any, users: Tensor, items: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        chunk = max(1, CHUNK_LOGITS // len(items))
+        d_users, d_items = torch.empty_like(users), torch.zeros_like(items, dtype=torch.float32)
+        total = users.new_zeros((), dtype=torch.float32)
+        for begin in range(0, len(users), chunk):
+            rows, wanted = users[begin : begin + chunk], targets[begin : begin + chunk, None]
+            logits = (rows @ items.T).float().div_(temperature)
+            total += (logits.logsumexp(-1) - logits.gather(1, wanted)[:, 0]).sum()
+            slope = torch.softmax(logits, -1)
+            slope.scatter_add_(1, wanted, slope.new_full(wanted.shape, -1.0))
+            slope = slope.div_(temperature * len(users)).to(rows.dtype)
+            d_users[begin : begin + chunk] = slope @ items
+            d_items += (slope.T @ rows).float()
+        ctx.save_for_backward(d_users, d_items.to(items.dtype))
+        return total / len(users)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        d_users, d_items = ctx.saved_tensors
+        return d_users * grads[0], d_items * grads[0], None, None
+
+
+def full_softmax(users: Tensor, items: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    """Cross-entropy over the whole catalogue, without ever holding rows x items.
+
+    Parameters
+    ----------
+    users
+        ``(rows, dim)``.
+    items
+        Every item's vector, ``(items, dim)``.
+    targets
+        Item index of each row, ``(rows,)``.
+    temperature
+        Divides all dot products.
+    """
+    if torch.is_autocast_enabled(users.device.type):
+        dtype = torch.get_autocast_dtype(users.device.type)
+        users, items = users.to(dtype), items.to(dtype)
+    with torch.autocast(users.device.type, enabled=False):
+        return _FullSoftmax.apply(users, items, targets, temperature)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def info_nce(left: Tensor, right: Tensor, same: Tensor, temperature: float) -> Tensor:
+    """InfoNCE with in-batch negatives: row i of ``left`` against every row of ``right``, its own on the diagonal.
+
+    Parameters
+    ----------
+    left, right
+        ``(rows, dim)`` each.
+    same
+        ``(rows, rows)``, True where two rows stand for the same item: no negatives of each other.
+    temperature
+        Divides all dot products.
+    """
+    logits = (left @ right.T).float() / temperature
+    own = torch.eye(len(left), dtype=torch.bool, device=left.device)
+    logits = logits.masked_fill(same & ~own, -math.inf)
+    return F.cross_entropy(logits, torch.arange(len(left), device=left.device))
+
+
+def bpr(better: Tensor, worse: Tensor) -> Tensor:
+    """Bayesian personalised ranking, ``-log sigmoid(better - worse)``, for scores of shape ``(rows,)``."""
+    return -F.logsigmoid(better - worse).mean()
