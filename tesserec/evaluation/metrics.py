@@ -61,6 +61,11 @@ def ranking_metrics(
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
+def recall(ranked: Items, targets: Histories, k: int) -> Floats:
+    """Share of each user's targets among the first ``k`` items, ``(users,)``; see :func:`ranking_metrics`."""
+    return ranking_metrics(ranked, targets, [k])[f"recall@{k}"]
+
+
 def hits(ranked: Items, targets: Histories) -> Bools:
     """Where the list names a target of its own user, ``(users, places)``."""
     flat = targets.compact()
