@@ -67,7 +67,8 @@ class ItemFeatures:
         for name in by_role.get("categorical", []):
             categorical[name], sizes[name] = _codes(table[name])
         for name in by_role.get("multi", []):
-            lists = table[name].cast(pl.List(table[name].dtype.inner)).list.drop_nulls()
+            column = table[name].arr.to_list() if isinstance(table[name].dtype, pl.Array) else table[name]
+            lists = column.list.drop_nulls()
             lengths = lists.list.len().fill_null(0).to_numpy()
             values, sizes[name] = _codes(lists.filter(lists.list.len() > 0).explode())
             multi[name] = Histories.from_offsets(values, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Items = NDArray[np.int32]
+COUNTED_AT_ONCE = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -81,4 +82,12 @@ class Histories:
 
     def counts(self, items: int) -> Ints:
         """How often each of ``items`` item indices occurs in all rows, ``(items,)``."""
-        return np.bincount(self.compact().values, minlength=items).astype(np.int64)
+        total = np.zeros(items, np.int64)
+        ends = np.cumsum(self.lengths)
+        first = 0
+        while first < len(self):  # in blocks of rows, so that memory does not grow with the events
+            begun = ends[first - 1] if first else 0
+            last = max(first + 1, int(np.searchsorted(ends, begun + COUNTED_AT_ONCE, side="right")))
+            total += np.bincount(self.take(slice(first, last)).compact().values, minlength=items)
+            first = last
+        return total

@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,14 @@ class Table:
         All rows in their order.
     parts
         The same rows file by file with each file's name, to find the place of a bad value.
+    text
+        True for CSV and TSV, where every column is a string column.
     """
 
     name: str
     frame: pl.LazyFrame
     parts: tuple[tuple[str, pl.LazyFrame], ...]
+    text: bool = False
 
     @property
     def schema(self) -> pl.Schema:
@@ -50,7 +53,7 @@ class Table:
 
     def map(self, change: Callable[[pl.LazyFrame], pl.LazyFrame]) -> Table:
         """The table with ``change`` applied to every part."""
-        return Table(self.name, change(self.frame), tuple((name, change(part)) for name, part in self.parts))
+        return replace(self, frame=change(self.frame), parts=tuple((name, change(part)) for name, part in self.parts))
 
     def collect(self, *expressions: pl.Expr | str) -> pl.DataFrame:
         """Read the chosen expressions over the whole table, streaming.
@@ -186,7 +189,8 @@ def _from_files(files: list[Path]) -> Table:
     schemas = [_schema(name, part) for name, part in parts]
     for (name, _), schema in zip(parts, schemas, strict=True):
         _same_columns(parts[0][0], schemas[0], name, schema)
-    table = Table(str(files[0]) if len(files) == 1 else f"{files[0].parent} ({len(files)} files)", _scan(files), parts)
+    name = str(files[0]) if len(files) == 1 else f"{files[0].parent} ({len(files)} files)"
+    table = Table(name, _scan(files), parts, _reader(files[0]) in SEPARATORS.values())
     if not table.collect(pl.len()).item():
         raise DataError(f"{table.name} holds no rows; expected a table with at least one")
     return table

@@ -1,0 +1,148 @@
+"""Items and users tables: unique ids of the log's type, columns with roles, rows in the order of the id maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tesserec.data.columns import find_column
+from tesserec.data.report import PrepareReport
+from tesserec.data.roles import recognise_roles, vectors
+from tesserec.data.tables import Table, read_table
+from tesserec.data.values import INTEGER, id_values
+from tesserec.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The items table as given.
+
+    Attributes
+    ----------
+    rows
+        ``id`` and the feature columns, one row an item; None where there is no items table.
+    roles
+        Role of each feature column.
+    name
+        What errors call the table.
+    """
+
+    rows: pl.DataFrame | None
+    roles: dict[str, str]
+    name: str = "the items table"
+
+    def all_ids(self, logged: pl.Series) -> pl.Series:
+        """Ids of the log and of the table together, in their order.
+
+        Raises
+        ------
+        DataError
+            If the table's ids are of another type than the log's.
+        """
+        if self.rows is None:
+            return logged
+        return pl.concat([logged, _alike(self.rows["id"], logged, self.name)]).unique().sort()
+
+    def holds(self, ids: pl.Series) -> NDArray[np.bool_]:
+        """Whether each id is in the table."""
+        if self.rows is None:
+            return np.zeros(len(ids), bool)
+        return ids.is_in(_alike(self.rows["id"], ids, self.name).implode()).to_numpy()
+
+    def table(self, ids: pl.Series, report: PrepareReport) -> pl.DataFrame:
+        """One row an id, in this order; features are null for items that the table does not have."""
+        if self.rows is None:
+            return ids.alias("id").to_frame()
+        if missing := int((~self.holds(ids)).sum()):
+            report.warnings.append(f"{missing:,} items of the log are not in {self.name}; their features are missing")
+        return _in_order(self.rows, ids, self.name)
+
+
+def read_catalogue(source: Any, given: Mapping[str, str | None], roles: Mapping[str, str] | None) -> Catalogue:
+    """Read and check an items table; None gives an empty catalogue.
+
+    Raises
+    ------
+    DataError
+        If an id is missing or occurs twice, or a vector column is ragged or not finite.
+    """
+    if source is None:
+        if roles:
+            raise ConfigError(f"roles = {dict(roles)} without an items table; pass items")
+        return Catalogue(None, {})
+    table = read_table(source)
+    rows = _split_lists(_unique_rows(table, "item", given), roles or {})
+    found = recognise_roles(rows, roles)
+    for name, role in found.items():
+        if role == "vector":
+            vectors(rows[name], rows["id"])
+    return Catalogue(rows, dict(found), table.name)
+
+
+def read_users(source: Any, given: Mapping[str, str | None], ids: pl.Series) -> pl.DataFrame:
+    """The users table in the order of ``ids``; without one, the ids alone."""
+    if source is None:
+        return ids.alias("id").to_frame()
+    table = read_table(source)
+    return _in_order(_unique_rows(table, "user", given), ids, table.name)
+
+
+def _unique_rows(table: Table, what: str, given: Mapping[str, str | None]) -> pl.DataFrame:
+    """All columns, the id first and named ``id``; numbers in text files become numbers."""
+    names = table.schema.names()
+    hint = {key: name for key, name in given.items() if key == what and name in names}
+    column = find_column(what, names, table.name, hint, required=True)
+    assert column is not None
+    others = [name for name in names if name != column]
+    if "id" in others:
+        raise DataError(f"{table.name} has the columns {column!r} and 'id'; rename or drop one of them")
+    rows = table.collect(id_values(table, column, what).alias("id"), *others)
+    if (repeated := rows["id"].is_duplicated()).any():
+        value = rows["id"].filter(repeated)[0]
+        lines = [row + 1 for row in (rows["id"] == value).arg_true().to_list()[:5]]
+        raise DataError(f"{table.name}, column {column!r}: id {value!r} is in rows {lines}; ids must be unique")
+    return _typed(rows) if table.text else rows
+
+
+def _split_lists(rows: pl.DataFrame, roles: Mapping[str, str]) -> pl.DataFrame:
+    """Text columns that are given the role ``multi`` become lists, cut at ``|``."""
+    listed = [name for name, role in roles.items() if role == "multi" and rows.schema.get(name) == pl.String]
+    return rows.with_columns(pl.col(listed).str.split("|"))
+
+
+def _typed(rows: pl.DataFrame) -> pl.DataFrame:
+    """Feature columns of a text file: integers, then floats, where every value is one."""
+    typed = []
+    for column in rows.drop("id").iter_columns():
+        present, number = column.drop_nulls(), column.cast(pl.Float64, strict=False)
+        if len(present) and present.str.contains(INTEGER).all():
+            column = column.cast(pl.Int64)
+        elif len(present) and number.null_count() == column.null_count():
+            column = number
+        typed.append(column)
+    return rows.select("id").with_columns(typed)
+
+
+def _alike(ids: pl.Series, logged: pl.Series, name: str) -> pl.Series:
+    """Ids cast to the log's type, where both are of one kind."""
+    if ids.dtype == logged.dtype:
+        return ids
+    if ids.dtype.is_integer() and logged.dtype.is_integer():
+        cast = ids.cast(logged.dtype, strict=False)
+        if not cast.null_count():
+            return cast
+        raise DataError(f"{name}: id {ids.filter(cast.is_null())[0]} does not fit the log's ids, {logged.dtype}")
+    raise DataError(
+        f"{name} has ids of type {ids.dtype} such as {ids[0]!r}, the log of type {logged.dtype} such as {logged[0]!r}; "
+        "give both one type"
+    )
+
+
+def _in_order(rows: pl.DataFrame, ids: pl.Series, name: str) -> pl.DataFrame:
+    rows = rows.with_columns(_alike(rows["id"], ids, name).alias("id"))
+    return ids.alias("id").to_frame().join(rows, on="id", how="left", maintain_order="left")
