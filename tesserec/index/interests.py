@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tesserec.data.histories import Ints
 from tesserec.errors import ConfigError
 from tesserec.index.contract import Codes, Floats, Policy
 from tesserec.index.kernels import index_of, kernel, key_of, score_of, select_largest
@@ -39,7 +41,7 @@ class Choice:
     codes: Codes
     probability: Floats
     explored: NDArray[np.bool_]
-    quotas: NDArray[np.int64]
+    quotas: Ints
 
 
 def explore_slots(explore: float, k: int) -> int:
@@ -64,7 +66,7 @@ def choose(posterior: Floats, known: NDArray[np.bool_], policy: Policy, k: int) 
     """
     users, codes = posterior.shape
     slots = explore_slots(policy.explore, k)
-    wide = min(policy.interests, codes) if slots < k else 0
+    wide = min(policy.interests, codes)
     wide_explored = min(policy.interests, codes, slots)
     columns = wide + wide_explored
     choice = Choice(
@@ -73,14 +75,13 @@ def choose(posterior: Floats, known: NDArray[np.bool_], policy: Policy, k: int) 
         np.broadcast_to(np.arange(columns) >= wide, (users, columns)),
         np.zeros((users, columns), np.int64),
     )
-    out = choice.codes, choice.probability, choice.quotas
-    posterior = np.ascontiguousarray(posterior, dtype=np.float32)
-    by_quota = policy.merge == "quota"
-    in_threads(users, lambda a, b: _choose(a, b, posterior, known, wide, slots, k, by_quota, *out))
+    out = _Chosen(choice.codes, choice.probability, choice.quotas, wide)
+    posterior = np.array(posterior, dtype=np.float32, order="C")
+    in_threads(users, partial(_choose, posterior, known, slots, k, policy.merge == "quota", out))
     return choice
 
 
-def largest_remainder(weights: NDArray[np.floating[Any]], total: int, minimum: int = 1) -> NDArray[np.int64]:
+def largest_remainder(weights: NDArray[np.floating[Any]], total: int, minimum: int = 1) -> Ints:
     """Share ``total`` places in proportion to ``weights``; the shares sum to ``total`` exactly.
 
     Hamilton's method; who would fall under ``minimum`` is raised to it at the expense of the largest shares.
@@ -92,12 +93,21 @@ def largest_remainder(weights: NDArray[np.floating[Any]], total: int, minimum: i
     """
     if total < minimum * len(weights):
         raise ConfigError(f"{total} places cannot give {len(weights)} interests {minimum} each; read fewer interests")
-    shares: NDArray[np.int64] = _largest_remainder(np.asarray(weights, np.float64), total, minimum)
+    shares: Ints = _largest_remainder(np.asarray(weights, np.float64), total, minimum)
     return shares
 
 
+class _Chosen(NamedTuple):
+    """The arrays of a :class:`Choice` that the kernel fills; ``wide`` columns are exploited, the rest explored."""
+
+    codes: Codes
+    probability: Floats
+    quotas: Ints
+    wide: int
+
+
 @kernel
-def _largest_remainder(weights, total, minimum):  # type: ignore[no-untyped-def]
+def _largest_remainder(weights: NDArray[np.float64], total: int, minimum: int) -> Ints:
     n = len(weights)
     shares = np.zeros(n, np.int64)
     if n == 0:
@@ -117,8 +127,8 @@ def _largest_remainder(weights, total, minimum):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _likeliest(probability, usable, n):  # type: ignore[no-untyped-def]
-    """The at most ``n`` likeliest usable codes of positive probability, best first."""
+def _likeliest(probability: Floats, usable: NDArray[np.bool_], n: int) -> Ints:
+    """Keys of the at most ``n`` likeliest usable codes of positive probability, best first."""
     keys = np.empty(len(probability), np.int64)
     count = 0
     for code in range(len(probability)):
@@ -131,28 +141,29 @@ def _likeliest(probability, usable, n):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _write(row, first, keys, places, quotas_too, codes, probability, quotas):  # type: ignore[no-untyped-def]
+def _write(out: _Chosen, row: int, first: int, keys: Ints, places: int) -> None:
+    """Write chosen codes from a column on, and share the places among them."""
     chances = np.empty(len(keys), np.float64)
     for i in range(len(keys)):
-        codes[row, first + i] = index_of(keys[i])
-        probability[row, first + i] = score_of(keys[i])
+        out.codes[row, first + i] = index_of(keys[i])
+        out.probability[row, first + i] = score_of(keys[i])
         chances[i] = score_of(keys[i])
-    if quotas_too:
-        quotas[row, first : first + len(keys)] = _largest_remainder(chances, places, 1)
+    if places > 0:
+        out.quotas[row, first : first + len(keys)] = _largest_remainder(chances, places, 1)
 
 
 @kernel
-def _choose(begin, end, posterior, known, wide, slots, k, by_quota, codes, probability, quotas):  # type: ignore[no-untyped-def]
+def _choose(
+    posterior: Floats, known: NDArray[np.bool_], slots: int, k: int, by_quota: bool, out: _Chosen, begin: int, end: int
+) -> None:
     for row in range(begin, end):
         usable = np.ones(posterior.shape[1], np.bool_)
         explored = np.empty(0, np.int64)
         if slots > 0:
-            explored = _likeliest(posterior[row], ~known[row], codes.shape[1] - wide)
+            explored = _likeliest(posterior[row], ~known[row], out.codes.shape[1] - out.wide)
             for key in explored:
                 usable[index_of(key)] = False
         places = k - slots if len(explored) else k
-        if wide == 0 and len(explored) == 0:
-            continue
-        exploited = _likeliest(posterior[row], usable, min(wide, places) if by_quota else wide)
-        _write(row, 0, exploited, places, by_quota, codes, probability, quotas)
-        _write(row, wide, explored, slots if len(exploited) else k, True, codes, probability, quotas)
+        exploited = _likeliest(posterior[row], usable, min(out.wide, places) if by_quota else out.wide)
+        _write(out, row, 0, exploited, places if by_quota else 0)
+        _write(out, row, out.wide, explored, slots if len(exploited) else k)

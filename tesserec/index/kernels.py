@@ -12,8 +12,11 @@ from typing import Any
 import numba
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
-from tesserec.data.histories import Histories
+from tesserec.data.histories import Histories, Ints, Items
+
+Floats = NDArray[np.float32]
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -25,7 +28,7 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 
 @kernel
-def key_of(score, index):  # type: ignore[no-untyped-def]
+def key_of(score: Any, index: Any) -> Any:
     """Key of a float32 score and an int32 index; a smaller index wins a tie."""
     bits = np.float32(score + np.float32(0.0)).view(np.int32)  # adding zero turns -0.0 into 0.0
     if bits < 0:
@@ -34,7 +37,7 @@ def key_of(score, index):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def score_of(key):  # type: ignore[no-untyped-def]
+def score_of(key: Any) -> Any:
     """Float32 score of a key."""
     bits = np.int32(key >> np.int64(32))
     if bits < 0:
@@ -43,13 +46,13 @@ def score_of(key):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def index_of(key):  # type: ignore[no-untyped-def]
+def index_of(key: Any) -> Any:
     """Index of a key."""
     return np.int32(np.int64(0x7FFFFFFF) - (key & np.int64(0xFFFFFFFF)))
 
 
 @kernel
-def select_largest(keys, n, k):  # type: ignore[no-untyped-def]
+def select_largest(keys: Ints, n: int, k: int) -> Any:
     """Bring the ``k`` largest of ``keys[:n]`` to the front (in no order) and return the smallest of them."""
     low, high = 0, n - 1
     while low < high:
@@ -76,7 +79,7 @@ def select_largest(keys, n, k):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def exact_dot(a, b):  # type: ignore[no-untyped-def]
+def exact_dot(a: Floats, b: Floats) -> Any:
     """Dot product in float64 in one fixed order, rounded once to float32.
 
     Products of float32 are exact in float64, so the result is the same with or without fused multiply-add.
@@ -94,7 +97,7 @@ def exact_dot(a, b):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, fastmath=True)
-def fast_dot(a, b):  # type: ignore[no-untyped-def]
+def fast_dot(a: Floats, b: Floats) -> Any:
     """Dot product in float32 in whatever order is fastest."""
     total = np.float32(0.0)
     for i in range(len(a)):
@@ -103,7 +106,7 @@ def fast_dot(a, b):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def contains(ordered, start, stop, value):  # type: ignore[no-untyped-def]
+def contains(ordered: Items, start: int, stop: int, value: int) -> bool:
     """Whether ``value`` is in the rising range ``ordered[start:stop]``."""
     while start < stop:
         middle = (start + stop) // 2
@@ -117,7 +120,7 @@ def contains(ordered, start, stop, value):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _sort_rows(values, offsets):  # type: ignore[no-untyped-def]
+def _sort_rows(values: Items, offsets: Ints) -> None:
     for row in range(len(offsets) - 1):
         values[offsets[row] : offsets[row + 1]].sort()
 
@@ -128,3 +131,8 @@ def ordered_rows(rows: Histories) -> Histories:
     offsets = np.append(flat.starts, flat.stops[-1:]).astype(np.int64) if len(flat) else np.zeros(1, np.int64)
     _sort_rows(flat.values, offsets)
     return flat
+
+
+def empty_rows(n: int) -> Histories:
+    """``n`` rows without a value."""
+    return Histories.from_offsets(np.empty(0, np.int32), np.zeros(n + 1, np.int64))

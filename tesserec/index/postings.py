@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from tesserec.errors import ArtefactError, DataError
+from tesserec.files import read_json
 from tesserec.index.topk import places
 
 Floats = NDArray[np.float32]
@@ -65,7 +66,7 @@ class VectorPostings:
         if len(bad := np.flatnonzero((cells < 0) | (cells >= n_cells))):
             raise DataError(f"item {bad[0]} has cell {cells[bad[0]]}; expected 0 to {n_cells - 1}")
         if len(bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1))):
-            raise DataError(f"the vector of item {bad[0]} holds NaN or infinity; the model has diverged, train it again")
+            raise DataError(f"the vector of item {bad[0]} is not finite; the model has diverged, train it again")
         order = np.argsort(cells, kind="stable").astype(np.int32)
         offsets = np.append(0, np.cumsum(np.bincount(cells, minlength=n_cells))).astype(np.int64)
         return cls(np.ascontiguousarray(vectors[order], dtype=np.float32), order, offsets)
@@ -84,6 +85,11 @@ class VectorPostings:
     def cells(self) -> int:
         """Number of cells."""
         return len(self.offsets) - 1
+
+    @property
+    def codes(self) -> int:
+        """Number of codes that the user side must know: one a cell."""
+        return self.cells
 
     @cached_property
     def place(self) -> Items:
@@ -117,10 +123,9 @@ class VectorPostings:
         items = _map(directory / "items.npy", "<i4", 1)
         offsets = _map(directory / "offsets.npy", "<i8", 1)
         _check_offsets(directory / "offsets.npy", offsets, len(items))
-        if len(vectors) != len(items):
-            raise ArtefactError(f"{directory / 'vectors.npy'} has {len(vectors)} rows, items.npy {len(items)}; publish again")
+        _check_rows(directory / "vectors.npy", vectors, len(items))
         if not np.array_equal(np.sort(items), np.arange(len(items))):
-            raise ArtefactError(f"{directory / 'items.npy'} does not hold each of {len(items)} items once; publish again")
+            raise ArtefactError(f"{directory / 'items.npy'} does not hold each item once; publish the bundle again")
         return cls(vectors, items, offsets)
 
 
@@ -206,8 +211,7 @@ class ScorePostings:
         offsets = _map(directory / "offsets.npy", "<i8", 1)
         _check_offsets(directory / "offsets.npy", offsets, len(items))
         size = int(facts["size"])
-        if len(scores) != len(items):
-            raise ArtefactError(f"{directory / 'scores.npy'} has {len(scores)} rows, items.npy {len(items)}; publish again")
+        _check_rows(directory / "scores.npy", scores, len(items))
         if len(items) and not 0 <= int(items.min()) <= int(items.max()) < size:
             raise ArtefactError(f"{directory / 'items.npy'} names items outside 0 to {size - 1}; publish again")
         return cls(items, scores, offsets, size, bool(facts["keyed_by_item"]))
@@ -225,8 +229,6 @@ def open_postings(directory: Path) -> Postings:
 
 
 def _facts(directory: Path) -> dict[str, Any]:
-    from tesserec.files import read_json
-
     facts = read_json(directory / "postings.json")
     if not isinstance(facts, dict) or "kind" not in facts:
         raise ArtefactError(f"{directory / 'postings.json'} does not describe postings; publish again")
@@ -249,6 +251,11 @@ def _map(path: Path, dtype: str, dims: int) -> NDArray[Any]:
     if array.dtype != np.dtype(dtype) or array.ndim != dims:
         raise ArtefactError(f"{path} holds {array.dtype} of {array.ndim} dimensions; expected {dtype} of {dims}")
     return array
+
+
+def _check_rows(path: Path, array: NDArray[Any], rows: int) -> None:
+    if len(array) != rows:
+        raise ArtefactError(f"{path} has {len(array)} rows, items.npy has {rows}; publish the bundle again")
 
 
 def _check_offsets(path: Path, offsets: Ints, end: int) -> None:

@@ -9,18 +9,19 @@ Score postings: the lists of the user's codes are added up.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError
-from tesserec.index.contract import Candidates, Codes, Floats, Policy, UserSide
-from tesserec.index.interests import Choice, choose, explore_slots
-from tesserec.index.kernels import contains, index_of, kernel, key_of, ordered_rows, score_of, select_largest
+from tesserec.index.contract import Candidates, Floats, Policy, UserSide
+from tesserec.index.interests import Choice, choose
+from tesserec.index.lists import sum_lists
+from tesserec.index.merge import merge_interests, no_candidates
 from tesserec.index.postings import Postings, ScorePostings, VectorPostings
-from tesserec.index.topk import TopK, cells_topk, exact_topk, in_threads
+from tesserec.index.topk import TopK, cells_topk, exact_topk
 from tesserec.index.user_side import ScoreSide
 
 _BATCH = 512
@@ -61,7 +62,7 @@ def retrieve(
         If k is below one, or exploration is asked of a model without interests.
     """
     _check(postings, histories, k, policy)
-    answer = _empty(len(histories), k)
+    answer = no_candidates(len(histories), k)
     by_length = np.argsort(histories.lengths, kind="stable")  # users of like lengths share a batch: little padding
     batch = _batch_users(postings, k, policy, budget_mb)
     for start in range(0, len(histories), batch):
@@ -95,16 +96,6 @@ def _check(postings: Postings, histories: Histories, k: int, policy: Policy) -> 
         raise DataError(f"history {row} holds item {flat.values[bad[0]]}; expected 0 to {postings.size - 1}")
 
 
-def _empty(users: int, k: int) -> Candidates:
-    return Candidates(
-        np.full((users, k), -1, np.int32),
-        np.full((users, k), -np.inf, np.float32),
-        np.full((users, k), -1, np.int32),
-        np.full((users, k), np.nan, np.float32),
-        np.zeros((users, k), np.bool_),
-    )
-
-
 def _batch_users(postings: Postings, k: int, policy: Policy, budget_mb: int) -> int:
     if budget_mb < 1:
         raise ConfigError(f"budget_mb = {budget_mb}; the search needs at least 1 MiB of working memory")
@@ -127,7 +118,7 @@ def _retrieve_batch(
     if isinstance(postings, ScorePostings):
         if not isinstance(side, ScoreSide):
             raise ConfigError(f"{type(side).__name__} reads vectors, but the postings hold scores; they do not fit")
-        return _sum_lists(side, postings, histories, k, exclude_seen)
+        return sum_lists(side, postings, histories, k, exclude_seen)
     if isinstance(side, ScoreSide):
         raise ConfigError(f"{type(side).__name__} weighs codes, but the postings hold vectors; they do not fit")
     return _search_cells(side, postings, histories, k, policy, exclude_seen, budget_mb)
@@ -149,7 +140,15 @@ def _search_cells(
     vectors = np.asarray(side.read(encoded, choice.codes), np.float32)
     seen = histories if exclude_seen else None
     items, scores = _interest_lists(postings, posterior, known, choice, vectors, k, policy.visit, seen, budget_mb)
-    return _merge(choice, items, scores, k, policy, has_interests(postings))
+    found = merge_interests(choice, items, scores, k, policy)
+    return found if has_interests(postings) else _without_interests(found)
+
+
+def _without_interests(found: Candidates) -> Candidates:
+    """The single cell of a model without interests is not an interest."""
+    return replace(
+        found, interests=np.full_like(found.interests, -1), probability=np.full_like(found.probability, np.nan)
+    )
 
 
 def _checked_posterior(posterior: Floats, cells: int) -> Floats:
@@ -211,18 +210,15 @@ def _interest_lists(
                 queries, postings.vectors, k, items=postings.items, exclude=unwanted, budget_mb=budget_mb
             )
         else:
-            cells = _cells_to_search(visited, known, choice) if explored else visited
+            rows = _as_rows(_cells_to_search(visited, known, choice) if explored else visited).take(users)
             found = cells_topk(
-                queries, postings.vectors, postings.offsets, _as_rows(cells).take(users), k,
-                items=postings.items, exclude=unwanted,
-            )  # fmt: skip
+                queries, postings.vectors, postings.offsets, rows, k, items=postings.items, exclude=unwanted
+            )
         items[users, columns], scores[users, columns] = found
     return items, scores
 
 
-def _cells_to_search(
-    visited: NDArray[np.bool_], known: NDArray[np.bool_], choice: Choice
-) -> NDArray[np.bool_]:
+def _cells_to_search(visited: NDArray[np.bool_], known: NDArray[np.bool_], choice: Choice) -> NDArray[np.bool_]:
     """Cells for exploration: what is visited and the explored interests' own cells, less the known ones."""
     users, columns = np.nonzero((choice.codes >= 0) & choice.explored)
     cells = visited.copy()
@@ -234,158 +230,3 @@ def _as_rows(cells: NDArray[np.bool_]) -> Histories:
     """The true columns of each row."""
     offsets = np.append(0, np.cumsum(cells.sum(axis=1)))
     return Histories.from_offsets(np.nonzero(cells)[1].astype(np.int32), offsets.astype(np.int64))
-
-
-def _merge(choice: Choice, items: Any, scores: Any, k: int, policy: Policy, interests: bool) -> Candidates:
-    """Merge the lists of a user's interests under the policy."""
-    with np.errstate(divide="ignore"):
-        log_probability = np.log(choice.probability.astype(np.float64))
-    shift = log_probability if policy.merge == "probability" else np.zeros(choice.codes.shape)
-    places = k - (choice.quotas * choice.explored).sum(axis=1)
-    first_explored = int((~choice.explored[:1]).sum())
-    answer = _empty(len(items), k)
-    columns = np.full((len(items), k), -1, np.int32)
-    in_threads(
-        len(items),
-        lambda a, b: _merge_rows(
-            a, b, items, scores, shift, choice.quotas, places, first_explored, policy.merge == "quota",
-            answer.items, answer.scores, columns,
-        ),
-    )  # fmt: skip
-    if interests:
-        users, ranks = np.nonzero(columns >= 0)
-        chosen = columns[users, ranks]
-        answer.interests[users, ranks] = choice.codes[users, chosen]
-        answer.probability[users, ranks] = choice.probability[users, chosen]
-        answer.explored[users, ranks] = choice.explored[users, chosen]
-    return answer
-
-
-@kernel
-def _taken(items, n, item):  # type: ignore[no-untyped-def]
-    for i in range(n):  # noqa: SIM110  numba compiles the loop, not the generator
-        if items[i] == item:
-            return True
-    return False
-
-
-@kernel
-def _take_quota(items, scores, shift, column, quota, n, out, values, columns):  # type: ignore[no-untyped-def]
-    """Add the ``quota`` best items of one interest that are not in the list yet."""
-    stop = min(n + quota, len(out))
-    for rank in range(items.shape[1]):
-        item = items[column, rank]
-        if n == stop or item < 0:
-            break
-        if not _taken(out, n, item):
-            out[n], values[n], columns[n] = item, scores[column, rank] + shift[column], column
-            n += 1
-    return n
-
-
-@kernel
-def _take_best(items, scores, shift, first, last, stop, n, out, values, columns):  # type: ignore[no-untyped-def]
-    """Fill the list to ``stop`` with the best items over the interests ``first`` to ``last - 1``."""
-    heads = np.zeros(last - first, np.int64)
-    while n < stop:
-        best, best_value, best_item = -1, -np.inf, np.int32(0)
-        for c in range(first, last):
-            head = heads[c - first]
-            if head == items.shape[1] or items[c, head] < 0:
-                continue
-            value, item = scores[c, head] + shift[c], items[c, head]
-            if best < 0 or value > best_value or (value == best_value and item < best_item):
-                best, best_value, best_item = c, value, item
-        if best < 0:
-            break
-        heads[best - first] += 1
-        if not _taken(out, n, best_item):
-            out[n], values[n], columns[n] = best_item, best_value, best
-            n += 1
-    return n
-
-
-@kernel
-def _order(n, out, values, columns):  # type: ignore[no-untyped-def]
-    """Sort by falling value, then rising item; the list consists of a few sorted runs."""
-    for i in range(1, n):
-        item, value, column = out[i], values[i], columns[i]
-        j = i
-        while j > 0 and (values[j - 1] < value or (values[j - 1] == value and out[j - 1] > item)):
-            out[j], values[j], columns[j] = out[j - 1], values[j - 1], columns[j - 1]
-            j -= 1
-        out[j], values[j], columns[j] = item, value, column
-
-
-@kernel
-def _merge_rows(
-    begin, end, items, scores, shift, quotas, places, first_explored, by_quota, out, out_scores, out_columns
-):  # type: ignore[no-untyped-def]
-    last, k = items.shape[1], out.shape[1]
-    for row in range(begin, end):
-        lists, values, moves = items[row], scores[row], shift[row]
-        found, found_values, found_columns = out[row], np.empty(k, np.float64), out_columns[row]
-        n = 0
-        if by_quota:
-            for c in range(first_explored):
-                n = _take_quota(lists, values, moves, c, quotas[row, c], n, found, found_values, found_columns)
-        n = _take_best(lists, values, moves, 0, first_explored, places[row], n, found, found_values, found_columns)
-        for c in range(first_explored, last):
-            n = _take_quota(lists, values, moves, c, quotas[row, c], n, found, found_values, found_columns)
-        n = _take_best(lists, values, moves, 0, first_explored, k, n, found, found_values, found_columns)
-        n = _take_best(lists, values, moves, first_explored, last, k, n, found, found_values, found_columns)
-        _order(n, found, found_values, found_columns)
-        for i in range(n):
-            out_scores[row, i] = np.float32(found_values[i])
-
-
-def _sum_lists(
-    side: ScoreSide, postings: ScorePostings, histories: Histories, k: int, exclude_seen: bool
-) -> Candidates:
-    codes, weights = side.weigh(histories)
-    if codes.size and codes.max() >= postings.codes:
-        raise ConfigError(f"the user side names code {codes.max()}, the postings hold {postings.codes}; they do not fit")
-    seen = ordered_rows(histories if exclude_seen else Histories.from_lists([[]] * len(histories)))
-    answer = _empty(len(histories), k)
-    lists = tuple(np.asarray(a) for a in (postings.items, postings.scores, postings.offsets))
-    unwanted = seen.values, seen.starts, seen.stops
-    in_threads(
-        len(histories),
-        lambda a, b: _sum_rows(a, b, codes, weights, *lists, postings.size, *unwanted, answer.items, answer.scores),
-    )
-    return answer
-
-
-@kernel
-def _sum_rows(
-    begin, end, codes, weights, items, scores, offsets, size, seen, seen_from, seen_to, out, out_scores
-):  # type: ignore[no-untyped-def]
-    totals = np.zeros(size, np.float64)
-    touched = np.zeros(size, np.bool_)
-    keys = np.empty(size, np.int64)
-    k = out.shape[1]
-    for row in range(begin, end):
-        n = 0
-        for column in range(codes.shape[1]):
-            code, weight = codes[row, column], np.float64(weights[row, column])
-            if code < 0:
-                continue
-            for posting in range(offsets[code], offsets[code + 1]):
-                item = items[posting]
-                totals[item] += weight * scores[posting]
-                if not touched[item]:
-                    touched[item] = True
-                    keys[n] = item
-                    n += 1
-        left = 0
-        for i in range(n):
-            item = np.int32(keys[i])
-            if not contains(seen, seen_from[row], seen_to[row], item):
-                keys[left] = key_of(np.float32(totals[item]), item)
-                left += 1
-            totals[item], touched[item] = 0.0, False
-        if left > k:
-            select_largest(keys, left, k)
-        best = np.sort(keys[: min(left, k)])[::-1]
-        for rank in range(len(best)):
-            out[row, rank], out_scores[row, rank] = index_of(best[rank]), score_of(best[rank])

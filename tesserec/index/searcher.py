@@ -18,6 +18,7 @@ from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError, UserError
 from tesserec.index.catalogue import Catalogue
 from tesserec.index.contract import Candidates, Floats, Merge, Policy, UserSide
+from tesserec.index.names import name_interests
 from tesserec.index.postings import Postings, ScorePostings, VectorPostings
 from tesserec.index.search import Progress, has_interests, known_cells, retrieve
 from tesserec.index.topk import exact_topk
@@ -38,7 +39,8 @@ class Searcher:
     policy
         What holds unless a call says otherwise.
     names
-        Names of the interests, see :func:`tesserec.index.names.name_interests`.
+        Names of the interests where they are at hand; otherwise :func:`tesserec.index.names.name_interests` makes
+        them when they are first asked for.
     facts
         What is known about the model (name, seed, dataset fingerprint, ...).
 
@@ -58,11 +60,24 @@ class Searcher:
         facts: dict[str, Any] | None = None,
     ) -> None:
         if postings.size != len(catalogue):
-            raise ConfigError(f"the postings hold {postings.size} items, the catalogue {len(catalogue)}; they do not fit")
+            raise ConfigError(f"the postings hold {postings.size} items, the catalogue {len(catalogue)}")
         if isinstance(side, ScoreSide) != isinstance(postings, ScorePostings):
             raise ConfigError(f"{type(side).__name__} does not go with {type(postings).__name__}")
         self.catalogue, self.side, self.postings, self.policy = catalogue, side, postings, policy
-        self.names, self.facts = names, dict(facts or {})
+        self.facts = dict(facts or {})
+        self._given_names = names
+
+    @cached_property
+    def names(self) -> pl.DataFrame | None:
+        """Names of the interests, one row a code in order of code; None for a model without interests."""
+        if self._given_names is not None or not isinstance(self.postings, VectorPostings) or not self.has_interests:
+            return self._given_names
+        return name_interests(self.catalogue, self.postings)
+
+    @property
+    def cells(self) -> NDArray[np.int32] | None:
+        """Interest that each item belongs to, ``(items,)``; None for a model without interests."""
+        return self.postings.cell_of if isinstance(self.postings, VectorPostings) and self.has_interests else None
 
     @property
     def has_interests(self) -> bool:
@@ -77,7 +92,8 @@ class Searcher:
         DataError
             If a history is empty or none of its items is known.
         """
-        rows, unknown = [], {}
+        rows = []
+        unknown: dict[Any, None] = {}
         for row, history in enumerate(histories):
             indices = self._encode_row(row, history)
             unknown.update({i: None for i, index in zip(history, indices, strict=True) if index < 0})
@@ -129,7 +145,7 @@ class Searcher:
         ConfigError
             If k or a setting is out of range, or does not go with this model.
         """
-        given = {"explore": explore, "visit": visit, "interests": interests, "merge": merge}
+        given: dict[str, Any] = {"explore": explore, "visit": visit, "interests": interests, "merge": merge}
         policy = replace(self.policy, **{name: value for name, value in given.items() if value is not None})
         encoded, _ = self.encode(histories)
         return self._table(self.retrieve(encoded, k, policy, exclude_seen))
@@ -189,6 +205,7 @@ class Searcher:
             raise ConfigError("this model has no interests; models with a codebook have them (sparc)")
         if k < 1:
             raise ConfigError(f"k = {k}; ask for at least one interest")
+        assert self.names is not None
         encoded, _ = self.encode(histories)
         posterior = self.side.encode(encoded).posterior
         known = known_cells(self.postings, encoded)
@@ -200,16 +217,11 @@ class Searcher:
                 "user": users.astype(np.int64),
                 "rank": np.tile(np.arange(1, order.shape[1] + 1, dtype=np.int64), len(order)),
                 "interest": codes.astype(np.int32),
-                "name": self._names(codes),
+                "name": self.names["name"].gather(pl.Series(codes)),
                 "probability": posterior[users, codes],
                 "known": known[users, codes],
             }
         )
-
-    def _names(self, codes: NDArray[np.integer[Any]]) -> pl.Series:
-        if self.names is None:
-            return pl.Series(codes).cast(pl.String)
-        return self.names.sort("interest")["name"].gather(pl.Series(codes))
 
     def similar_items(self, items: Sequence[Any], k: int = 10) -> pl.DataFrame:
         """The nearest items of each given item: by cosine of their vectors, or its list of neighbours.
@@ -230,7 +242,8 @@ class Searcher:
             raise ConfigError(f"k = {k}; ask for at least one item")
         indices = self.catalogue.items.encode(items)
         if len(bad := np.flatnonzero(indices < 0)):
-            raise DataError(f"item {items[bad[0]]!r} is not in the catalogue; ids are {self.catalogue.items.values.dtype}")
+            dtype = self.catalogue.items.values.dtype
+            raise DataError(f"item {items[bad[0]]!r} is not in the catalogue; ids here are {dtype}")
         found, scores = self._similar(indices, k)
         rows, ranks = np.nonzero(found >= 0)
         return pl.DataFrame(

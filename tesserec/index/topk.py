@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError
 from tesserec.index.kernels import (
     contains,
+    empty_rows,
     exact_dot,
     fast_dot,
     index_of,
@@ -33,6 +35,7 @@ from tesserec.index.kernels import (
 
 Floats = NDArray[np.float32]
 Items = NDArray[np.int32]
+Ints = NDArray[np.int64]
 TopK = tuple[Items, Floats]
 
 _TILE_ITEMS = 4096
@@ -101,21 +104,20 @@ def _matrix_topk(
     search = _Search(queries, vectors, k, items, exclude)
     scores = np.empty((tile_rows, tile_items), np.float32)
     for start in range(0, len(queries), tile_rows):
-        rows = slice(start, min(start + tile_rows, len(queries)))
-        state = search.state(rows)
+        rows = search.rows(start, min(start + tile_rows, len(queries)))
         for first in range(0, len(vectors), tile_items):
-            part = vectors[first : first + tile_items]
-            tile = scores[: rows.stop - start, : len(part)]
-            np.matmul(search.queries[rows], part.T, out=tile)
-            in_threads(len(tile), lambda a, b, tile=tile, first=first, state=state: _absorb(a, b, tile, first, *state))
-        search.finish(rows, state)
+            part = search.vectors[first : first + tile_items]
+            tile = scores[: len(rows.queries), : len(part)]
+            np.matmul(rows.queries, part.T, out=tile)
+            in_threads(len(tile), partial(_absorb, tile, first, rows))
+        search.finish(start, rows)
     return search.answer
 
 
 def cells_topk(
     queries: Floats,
     vectors: Floats,
-    offsets: NDArray[np.int64],
+    offsets: Ints,
     cells: Histories,
     k: int,
     *,
@@ -127,19 +129,39 @@ def cells_topk(
     Parameters
     ----------
     offsets
-        Cell ``c`` is ``vectors[offsets[c]:offsets[c + 1]]``, ``(cells + 1,)``.
+        Cell ``c`` is ``vectors[offsets[c]:offsets[c + 1]]``, int64 ``(cells + 1,)``.
     cells
         The cells of each row, each named once.
     """
     search = _Search(queries, vectors, k, items, exclude)
     for start in range(0, len(queries), _TILE_ROWS):
-        rows = slice(start, min(start + _TILE_ROWS, len(queries)))
-        state = search.state(rows)
-        visits = cells.take(rows).compact()
-        work = lambda a, b, v=visits, s=state: _visit(a, b, v.values, v.starts, v.stops, offsets, *s)  # noqa: E731
-        in_threads(rows.stop - start, work)
-        search.finish(rows, state)
+        stop = min(start + _TILE_ROWS, len(queries))
+        rows = search.rows(start, stop)
+        visits = cells.take(slice(start, stop)).compact()
+        arrays = visits.values, visits.starts, visits.stops, frozen(offsets)
+        in_threads(stop - start, partial(_visit, *arrays, rows))
+        search.finish(start, rows)
     return search.answer
+
+
+class _Rows(NamedTuple):
+    """A block of queries and its running candidates, as the kernels see them.
+
+    ``keys[row, :counts[row]]`` are the candidates of a row, with *positions* in ``vectors`` as their indices.
+    """
+
+    queries: Floats
+    vectors: Floats
+    items: Items
+    place: Items
+    seen: Items
+    seen_from: Ints
+    seen_to: Ints
+    margins: Floats
+    thresholds: Floats
+    counts: Ints
+    keys: NDArray[np.int64]
+    k: int
 
 
 class _Search:
@@ -151,43 +173,41 @@ class _Search:
         if k < 1:
             raise ConfigError(f"k = {k}; ask for at least one candidate")
         own = np.arange(len(vectors), dtype=np.int32)
-        self.queries = _frozen(queries)
-        self.vectors = _frozen(vectors)
-        self.items = _frozen(own if items is None else items)
-        self.place = _frozen(own if items is None else places(items))
+        self.queries = frozen(queries)
+        self.vectors = frozen(vectors)
+        self.items = frozen(own if items is None else items)
+        self.place = frozen(own if items is None else places(items))
         self.exclude = exclude
         self.found = min(k, len(vectors))
         self.margins = _margins(self.queries, self.vectors)
-        self.answer: TopK = (
-            np.full((len(queries), k), -1, np.int32),
-            np.full((len(queries), k), -np.inf, np.float32),
-        )
+        self.answer: TopK = np.full((len(queries), k), -1, np.int32), np.full((len(queries), k), -np.inf, np.float32)
 
-    def state(self, rows: slice) -> tuple[Any, ...]:
-        """Arguments that the kernels share for a block of rows."""
-        n = rows.stop - rows.start
-        unwanted = Histories.from_lists([[]] * n) if self.exclude is None else ordered_rows(self.exclude.take(rows))
-        return (
+    def rows(self, start: int, stop: int) -> _Rows:
+        """A block of queries without candidates yet."""
+        n, part = stop - start, slice(start, stop)
+        unwanted = empty_rows(n) if self.exclude is None else ordered_rows(self.exclude.take(part))
+        return _Rows(
+            self.queries[part],
+            self.vectors,
             self.items,
             self.place,
-            self.queries[rows],
-            self.vectors,
             unwanted.values,
             unwanted.starts,
             unwanted.stops,
-            self.margins[rows],
+            self.margins[part],
             np.full(n, -np.inf, np.float32),
             np.zeros(n, np.int64),
             np.empty((n, _capacity(self.found)), np.int64),
             self.found,
         )
 
-    def finish(self, rows: slice, state: tuple[Any, ...]) -> None:
-        items, scores = (a[rows] for a in self.answer)
-        in_threads(len(items), lambda a, b: _finish(a, b, items, scores, *state))
+    def finish(self, start: int, rows: _Rows) -> None:
+        """Write the answer of a block whose vectors have all been seen."""
+        items, scores = (array[start : start + len(rows.queries)] for array in self.answer)
+        in_threads(len(items), partial(_finish, items, scores, rows))
 
 
-def _frozen(array: NDArray[Any]) -> NDArray[Any]:
+def frozen(array: NDArray[Any]) -> NDArray[Any]:
     """A contiguous read-only view, so that arrays in memory and mapped ones share one compiled kernel."""
     view = np.ascontiguousarray(array).view(np.ndarray)
     view.flags.writeable = False
@@ -207,32 +227,34 @@ def _capacity(k: int) -> int:
 
 def _margins(queries: Floats, vectors: Floats) -> Floats:
     """How far below the k-th fast score an answer can lie, float32 ``(rows,)``."""
-    longest = 0.0
-    for start in range(0, len(vectors), 1 << 16):
-        block = vectors[start : start + (1 << 16)]
-        longest = max(longest, float(np.einsum("ij,ij->i", block, block, dtype=np.float64).max(initial=0.0)))
-        if not np.isfinite(longest) or not np.isfinite(block).all():
-            row = start + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
-            raise DataError(f"item vector {row} holds NaN or infinity; the model has diverged, train it again")
-    lengths = np.sqrt(np.einsum("ij,ij->i", queries, queries, dtype=np.float64))
-    if not np.isfinite(lengths).all():
-        row = int(np.flatnonzero(~np.isfinite(lengths))[0])
-        raise DataError(f"query vector {row} holds NaN or infinity; the model has diverged, train it again")
-    largest = lengths * np.sqrt(longest)
+    largest = _lengths(queries, "query vector") * _lengths(vectors, "item vector").max(initial=0.0)
     if (largest > 1e37).any():
         raise DataError(f"dot products reach {largest.max():.1e}, beyond float32; scale the vectors down")
     dim = vectors.shape[1]
     # The last term covers products and sums that fall below the normal range of float32.
-    return (2 * (dim + 4) * 2.0**-24 * largest + (dim + 1) * 2.0**-120).astype(np.float32)
+    margins = 2 * (dim + 4) * 2.0**-24 * largest + (dim + 1) * 2.0**-120
+    return np.asarray(margins, np.float32)
 
 
-def in_threads(rows: int, work: Callable[[int, int], None]) -> None:
-    """Split rows over the cores; the kernels hold no lock and rows are independent."""
+def _lengths(vectors: Floats, what: str) -> NDArray[np.float64]:
+    """Euclidean lengths, ``(n,)``, in float64 block by block."""
+    lengths = np.empty(len(vectors))
+    for start in range(0, len(vectors), 1 << 16):
+        block = vectors[start : start + (1 << 16)]
+        lengths[start : start + len(block)] = np.sqrt(np.einsum("ij,ij->i", block, block, dtype=np.float64))
+    if not np.isfinite(lengths).all():
+        row = int(np.flatnonzero(~np.isfinite(lengths))[0])
+        raise DataError(f"{what} {row} holds NaN or infinity; the model has diverged, train it again")
+    return lengths
+
+
+def in_threads(rows: int, work: Callable[[int, int], object]) -> None:
+    """Call ``work(begin, end)`` for as many parts of the rows as there are cores; kernels run without the lock."""
     workers = min(_cores(), max(1, rows // 16))
     if workers == 1:
         work(0, rows)
         return
-    edges = np.linspace(0, rows, workers + 1).astype(int)
+    edges = np.linspace(0, rows, workers + 1).astype(int).tolist()
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(work, edges[:-1], edges[1:]))
 
@@ -242,130 +264,93 @@ def _cores() -> int:
 
 
 @kernel
-def _rescore(keys, n, k, query, vectors, items, place):  # type: ignore[no-untyped-def]
-    """Replace fast scores by exact ones and bring the best ``k`` by (score, item) to the front."""
+def _rescore(keys: Ints, n: int, row: int, r: _Rows) -> int:
+    """Replace fast scores by exact ones and bring the best k by (score, item) to the front."""
     for i in range(n):
         position = index_of(keys[i])
-        keys[i] = key_of(exact_dot(query, vectors[position]), items[position])
-    if n > k:
-        select_largest(keys, n, k)
-    n = min(n, k)
+        keys[i] = key_of(exact_dot(r.queries[row], r.vectors[position]), r.items[position])
+    if n > r.k:
+        select_largest(keys, n, r.k)
+    n = min(n, r.k)
     for i in range(n):
-        keys[i] = key_of(score_of(keys[i]), place[index_of(keys[i])])
+        keys[i] = key_of(score_of(keys[i]), r.place[index_of(keys[i])])
     return n
 
 
 @kernel
-def _shrink(keys, n, k, margin, query, vectors, items, place):  # type: ignore[no-untyped-def]
-    """Drop candidates that cannot be answers; returns how many are left and the new threshold."""
-    threshold = score_of(select_largest(keys, n, k)) - margin
+def _shrink(row: int, n: int, r: _Rows) -> tuple[int, float]:
+    """Drop candidates that cannot be answers; how many are left, and the new threshold."""
+    keys = r.keys[row]
+    threshold = score_of(select_largest(keys, n, r.k)) - r.margins[row]
     left = 0
     for i in range(n):
         if score_of(keys[i]) >= threshold:
             keys[left] = keys[i]
             left += 1
-    if 2 * left > len(keys) + k:  # too many near ties to tell apart by fast scores
-        left = _rescore(keys, left, k, query, vectors, items, place)
-        threshold = score_of(select_largest(keys, left, k)) - margin
+    if 2 * left > len(keys) + r.k:  # too many near ties to tell apart by fast scores
+        left = _rescore(keys, left, row, r)
+        threshold = score_of(select_largest(keys, left, r.k)) - r.margins[row]
     return left, threshold
 
 
 @kernel
-def _count_from(scores, start, stop, threshold):  # type: ignore[no-untyped-def]
-    count = 0
-    for i in range(start, stop):
+def _any_from(scores: Floats, threshold: float) -> bool:
+    count = 0  # a sum over a slice is vectorised, a loop that may stop early is not
+    for i in range(len(scores)):
         count += scores[i] >= threshold
-    return count
+    return count > 0
 
 
 @kernel
-def _absorb(
-    begin, end, tile, first, items, place, queries, vectors, seen, seen_from, seen_to, margins, thresholds, counts, keys, k
-):  # type: ignore[no-untyped-def]
+def _absorb(tile: Floats, first: int, r: _Rows, begin: int, end: int) -> None:
     """Add a tile of fast scores ``(rows, items from first on)`` to the running candidates."""
     for row in range(begin, end):
-        n, threshold = counts[row], thresholds[row]
+        n, threshold = r.counts[row], r.thresholds[row]
         scores = tile[row]
         for chunk in range(0, len(scores), _CHUNK):
             stop = min(chunk + _CHUNK, len(scores))
-            if _count_from(scores, chunk, stop, threshold) == 0:
+            if not _any_from(scores[chunk:stop], threshold):
                 continue
             for i in range(chunk, stop):
-                if scores[i] < threshold or contains(seen, seen_from[row], seen_to[row], items[first + i]):
+                if scores[i] < threshold or contains(r.seen, r.seen_from[row], r.seen_to[row], r.items[first + i]):
                     continue
-                keys[row, n] = key_of(scores[i], first + i)
+                r.keys[row, n] = key_of(scores[i], first + i)
                 n += 1
-                if n == keys.shape[1]:
-                    n, threshold = _shrink(keys[row], n, k, margins[row], queries[row], vectors, items, place)
-        counts[row], thresholds[row] = n, threshold
+                if n == r.keys.shape[1]:
+                    n, threshold = _shrink(row, n, r)
+        r.counts[row], r.thresholds[row] = n, threshold
 
 
 @kernel
-def _visit(
-    begin,
-    end,
-    cells,
-    cells_from,
-    cells_to,
-    offsets,
-    items,
-    place,
-    queries,
-    vectors,
-    seen,
-    seen_from,
-    seen_to,
-    margins,
-    thresholds,
-    counts,
-    keys,
-    k,
-):  # type: ignore[no-untyped-def]
+def _visit(cells: Items, cells_from: Ints, cells_to: Ints, offsets: Ints, r: _Rows, begin: int, end: int) -> None:
     """Score the cells of each row and add them to the running candidates."""
     for row in range(begin, end):
-        n, threshold = counts[row], thresholds[row]
-        query = queries[row]
+        n, threshold = r.counts[row], r.thresholds[row]
+        query = r.queries[row]
         for visit in range(cells_from[row], cells_to[row]):
             for i in range(offsets[cells[visit]], offsets[cells[visit] + 1]):
-                score = fast_dot(query, vectors[i])
-                if score < threshold or contains(seen, seen_from[row], seen_to[row], items[i]):
+                score = fast_dot(query, r.vectors[i])
+                if score < threshold or contains(r.seen, r.seen_from[row], r.seen_to[row], r.items[i]):
                     continue
-                keys[row, n] = key_of(score, i)
+                r.keys[row, n] = key_of(score, i)
                 n += 1
-                if n == keys.shape[1]:
-                    n, threshold = _shrink(keys[row], n, k, margins[row], query, vectors, items, place)
-        counts[row], thresholds[row] = n, threshold
+                if n == r.keys.shape[1]:
+                    n, threshold = _shrink(row, n, r)
+        r.counts[row], r.thresholds[row] = n, threshold
 
 
 @kernel
-def _finish(
-    begin,
-    end,
-    out_items,
-    out_scores,
-    items,
-    place,
-    queries,
-    vectors,
-    seen,
-    seen_from,
-    seen_to,
-    margins,
-    thresholds,
-    counts,
-    keys,
-    k,
-):  # type: ignore[no-untyped-def]
+def _finish(items: Items, scores: Floats, r: _Rows, begin: int, end: int) -> None:
     """Score the survivors exactly and write the best in order."""
     for row in range(begin, end):
-        row_keys = keys[row]
-        n = counts[row]
-        if n > k:
-            n, _ = _shrink(row_keys, n, k, margins[row], queries[row], vectors, items, place)
+        n = r.counts[row]
+        if n > r.k:
+            n, _ = _shrink(row, n, r)
+        ranked = np.empty(n, np.int64)
         for i in range(n):
-            position = index_of(row_keys[i])
-            row_keys[i] = key_of(exact_dot(queries[row], vectors[position]), items[position])
-        ranked = np.sort(row_keys[:n])[::-1]
-        for rank in range(min(n, k)):
-            out_items[row, rank] = index_of(ranked[rank])
-            out_scores[row, rank] = score_of(ranked[rank])
+            position = index_of(r.keys[row, i])
+            ranked[i] = key_of(exact_dot(r.queries[row], r.vectors[position]), r.items[position])
+        ranked.sort()
+        for rank in range(min(n, r.k)):
+            items[row, rank] = index_of(ranked[n - 1 - rank])
+            scores[row, rank] = score_of(ranked[n - 1 - rank])

@@ -6,6 +6,7 @@ Two protocols meet the search. :class:`~tesserec.index.contract.UserSide` reads 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -83,15 +84,17 @@ class HistorySide:
 class OnnxSide:
     """A network exported as two ONNX graphs, run on the CPU; implements :class:`UserSide`.
 
-    ``encoder.onnx`` turns ``items`` (int64, ``(batch, length)``, right-padded) and ``lengths`` (int64, ``(batch,)``)
-    into ``posterior`` and any number of state tensors. ``reader.onnx`` turns whichever of these it declares, with
-    ``interests`` (int64, ``(batch, interests)``), into ``vectors`` ``(batch, interests, dim)``.
-    ``user_side.json`` holds ``max_length``, ``pad``, ``codes`` and ``dim``.
+    ``encoder.onnx`` turns ``vectors`` (float32 ``(batch, length, dim)``, the item vectors of the history, right-padded
+    with zeros) and ``lengths`` (int64 ``(batch,)``) into ``posterior`` ``(batch, codes)`` and any number of state
+    tensors. ``reader.onnx`` turns ``interests`` (int64 ``(batch, interests)``) and whichever of the above it declares
+    into ``vectors`` ``(batch, interests, dim)``. ``user_side.json`` holds ``max_length``, ``codes`` and ``dim``.
 
     Parameters
     ----------
     directory
         Where the three files are.
+    vectors_of
+        Item vectors of item indices, :meth:`tesserec.index.postings.VectorPostings.vectors_of`.
     threads
         Threads of one call; one is best where several requests run at once.
 
@@ -101,44 +104,45 @@ class OnnxSide:
         If a graph cannot be read or does not have the inputs and outputs above.
     """
 
-    def __init__(self, directory: Path, threads: int = 1) -> None:
+    def __init__(self, directory: Path, vectors_of: Callable[[NDArray[np.int64]], Floats], threads: int = 1) -> None:
         facts = read_json(directory / FILE)
-        try:
-            self.max_length, self.pad = int(facts["max_length"]), int(facts["pad"])
-            self.codes, self.dim = int(facts["codes"]), int(facts["dim"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArtefactError(f"{directory / FILE} lacks a whole number for {error}; publish again") from None
+        numbers = [facts.get(name) for name in ("max_length", "codes", "dim")]
+        if not all(isinstance(number, int) and number > 0 for number in numbers):
+            raise ArtefactError(f"{directory / FILE} has max_length, codes, dim = {numbers}; expected whole numbers")
+        self.max_length, self.codes, self.dim = numbers
+        self._vectors_of = vectors_of
         self._encoder = _session(directory / "encoder.onnx", threads)
         self._reader = _session(directory / "reader.onnx", threads)
-        self._outputs = [output.name for output in self._encoder.get_outputs()]
-        self._inputs = [value.name for value in self._reader.get_inputs()]
+        self._encoder_inputs = [value.name for value in self._encoder.get_inputs()]
+        self._encoder_outputs = [value.name for value in self._encoder.get_outputs()]
+        self._reader_inputs = [value.name for value in self._reader.get_inputs()]
         self._check(directory)
 
     def _check(self, directory: Path) -> None:
-        taken = {value.name for value in self._encoder.get_inputs()}
-        if not taken <= {"items", "lengths"} or "posterior" not in self._outputs:
+        if not {*self._encoder_inputs} <= {"vectors", "lengths"} or "posterior" not in self._encoder_outputs:
             raise ArtefactError(
-                f"{directory / 'encoder.onnx'} maps {sorted(taken)} to {self._outputs}; "
-                "expected items and lengths to posterior and states"
+                f"{directory / 'encoder.onnx'} maps {self._encoder_inputs} to {self._encoder_outputs}; "
+                "expected vectors and lengths to posterior and states"
             )
-        if unknown := set(self._inputs) - {"items", "lengths", "interests", *self._outputs}:
-            raise ArtefactError(f"{directory / 'reader.onnx'} asks for {sorted(unknown)}, which encoder.onnx does not give")
-        if "vectors" not in [output.name for output in self._reader.get_outputs()]:
-            raise ArtefactError(f"{directory / 'reader.onnx'} has no output 'vectors'; export the model again")
+        if missing := {*self._reader_inputs} - {"vectors", "lengths", "interests", *self._encoder_outputs}:
+            raise ArtefactError(f"{directory / 'reader.onnx'} asks for {sorted(missing)}, which encoder.onnx lacks")
+        if "vectors" not in (outputs := [value.name for value in self._reader.get_outputs()]):
+            raise ArtefactError(f"{directory / 'reader.onnx'} gives {outputs}; expected vectors")
 
     def encode(self, histories: Histories) -> Encoded:
         """Encode a batch; longer histories keep their newest ``max_length`` items."""
         newest = histories.last(self.max_length)
-        given = {"items": newest.padded(self.pad), "lengths": newest.lengths.astype(np.int64)}
-        wanted = {value.name for value in self._encoder.get_inputs()}
-        answers = self._encoder.run(self._outputs, {name: given[name] for name in wanted})
-        state = given | dict(zip(self._outputs, answers, strict=True))
+        items = newest.padded(-1)
+        vectors = np.where(items[..., None] >= 0, self._vectors_of(np.maximum(items, 0)), np.float32(0.0))
+        given = {"vectors": vectors, "lengths": newest.lengths.astype(np.int64)}
+        answers = self._encoder.run(self._encoder_outputs, {name: given[name] for name in self._encoder_inputs})
+        state = given | dict(zip(self._encoder_outputs, answers, strict=True))
         return Encoded(np.asarray(state["posterior"], np.float32), state)
 
     def read(self, encoded: Encoded, interests: Codes) -> Floats:
         """User vectors ``(users, interests, dim)``; code -1 gives zeros."""
         given = encoded.state | {"interests": np.maximum(interests, 0).astype(np.int64)}
-        vectors = self._reader.run(["vectors"], {name: given[name] for name in self._inputs})[0]
+        (vectors,) = self._reader.run(["vectors"], {name: given[name] for name in self._reader_inputs})
         return np.where(interests[..., None] >= 0, vectors, np.float32(0.0)).astype(np.float32)
 
 
@@ -155,20 +159,34 @@ def _session(path: Path, threads: int) -> Any:
         raise ArtefactError(f"{path} cannot be run ({error}); export the model again") from error
 
 
-def open_user_side(directory: Path, threads: int = 1) -> UserSide | ScoreSide:
+def open_user_side(
+    directory: Path, vectors_of: Callable[[NDArray[np.int64]], Floats] | None = None, threads: int = 1
+) -> UserSide | ScoreSide:
     """Open the user side that a directory holds.
+
+    Parameters
+    ----------
+    vectors_of
+        Item vectors of item indices; an exported network needs them.
+    threads
+        Threads of a network's call.
 
     Raises
     ------
     ArtefactError
-        If ``user_side.json`` is missing, damaged or of an unknown kind.
+        If ``user_side.json`` is missing, damaged, of an unknown kind, or does not go with the postings.
     """
     facts = read_json(directory / FILE)
     kind = facts.get("kind") if isinstance(facts, dict) else None
-    if kind == "constant":
-        return ConstantSide()
-    if kind == "history":
-        return HistorySide(int(facts["n"]), float(facts["decay"]))
-    if kind == "onnx":
-        return OnnxSide(directory, threads)
-    raise ArtefactError(f"{directory / FILE} has kind {kind!r}; expected 'constant', 'history' or 'onnx'")
+    try:
+        if kind == "constant":
+            return ConstantSide()
+        if kind == "history":
+            return HistorySide(facts["n"], facts["decay"])
+    except (KeyError, TypeError, ConfigError) as error:
+        raise ArtefactError(f"{directory / FILE} does not describe a user side ({error}); publish again") from None
+    if kind != "onnx":
+        raise ArtefactError(f"{directory / FILE} has kind {kind!r}; expected 'constant', 'history' or 'onnx'")
+    if vectors_of is None:
+        raise ArtefactError(f"{directory / FILE} describes a network, but the postings hold no vectors; publish again")
+    return OnnxSide(directory, vectors_of, threads)

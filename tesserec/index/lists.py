@@ -1,0 +1,116 @@
+"""Candidates from score postings: the lists of a user's codes added up."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from tesserec.data.histories import Histories, Ints, Items
+from tesserec.errors import ConfigError
+from tesserec.index.contract import Candidates, Codes, Floats
+from tesserec.index.kernels import (
+    contains,
+    empty_rows,
+    index_of,
+    kernel,
+    key_of,
+    ordered_rows,
+    score_of,
+    select_largest,
+)
+from tesserec.index.merge import no_candidates
+from tesserec.index.postings import ScorePostings
+from tesserec.index.topk import frozen, in_threads
+from tesserec.index.user_side import ScoreSide
+
+
+def sum_lists(side: ScoreSide, postings: ScorePostings, histories: Histories, k: int, exclude_seen: bool) -> Candidates:
+    """The k items with the largest sums of weight times posting score; ties in order of item.
+
+    Only items that one of the user's lists names are candidates. Sums are float64 in the order of the codes.
+    """
+    codes, weights = side.weigh(histories)
+    if codes.max(initial=-1) >= postings.codes:
+        raise ConfigError(f"the user side names code {codes.max()}, but the postings hold {postings.codes} codes")
+    seen = ordered_rows(histories) if exclude_seen else empty_rows(len(histories))
+    answer = no_candidates(len(histories), k)
+    users = _Users(codes, weights, seen.values, seen.starts, seen.stops)
+    lists = _Lists(frozen(postings.items), frozen(postings.scores), frozen(postings.offsets), postings.size)
+    in_threads(len(histories), partial(_sum_rows, users, lists, answer.items, answer.scores))
+    return answer
+
+
+class _Users(NamedTuple):
+    codes: Codes
+    weights: Floats
+    seen: Items
+    seen_from: Ints
+    seen_to: Ints
+
+
+class _Lists(NamedTuple):
+    items: Items
+    scores: Floats
+    offsets: Ints
+    size: int
+
+
+@kernel
+def _sum_rows(users: _Users, lists: _Lists, out: Items, out_scores: Floats, begin: int, end: int) -> None:
+    totals = np.zeros(lists.size, np.float64)
+    touched = np.zeros(lists.size, np.bool_)
+    keys = np.empty(lists.size, np.int64)
+    for user in range(begin, end):
+        if users.codes.shape[1] == 1 and users.weights[user, 0] > 0:
+            _first_unseen(users, lists, user, out, out_scores)
+            continue
+        n = _add_up(users, lists, user, totals, touched, keys)
+        left = 0
+        for i in range(n):
+            item = np.int32(keys[i])
+            if not contains(users.seen, users.seen_from[user], users.seen_to[user], item):
+                keys[left] = key_of(np.float32(totals[item]), item)
+                left += 1
+            totals[item], touched[item] = 0.0, False
+        count = min(left, out.shape[1])
+        if left > count:
+            select_largest(keys, left, count)
+        best = np.sort(keys[:count])
+        for rank in range(count):
+            out[user, rank], out_scores[user, rank] = index_of(best[count - 1 - rank]), score_of(best[count - 1 - rank])
+
+
+@kernel
+def _add_up(users: _Users, lists: _Lists, user: int, totals: Floats, touched: Items, keys: Ints) -> int:
+    """Sum the lists of a user into ``totals``; the items touched go to ``keys``, their number is returned."""
+    n = 0
+    for column in range(users.codes.shape[1]):
+        code, weight = users.codes[user, column], np.float64(users.weights[user, column])
+        if code < 0:
+            continue
+        for posting in range(lists.offsets[code], lists.offsets[code + 1]):
+            item = lists.items[posting]
+            totals[item] += weight * lists.scores[posting]
+            if not touched[item]:
+                touched[item] = True
+                keys[n] = item
+                n += 1
+    return n
+
+
+@kernel
+def _first_unseen(users: _Users, lists: _Lists, user: int, out: Items, out_scores: Floats) -> None:
+    """The answer where there is one list: its head, for lists are sorted."""
+    code, n = users.codes[user, 0], 0
+    if code < 0:
+        return
+    for posting in range(lists.offsets[code], lists.offsets[code + 1]):
+        if n == out.shape[1]:
+            break
+        item = lists.items[posting]
+        if not contains(users.seen, users.seen_from[user], users.seen_to[user], item):
+            out[user, n] = item
+            out_scores[user, n] = np.float32(np.float64(users.weights[user, 0]) * lists.scores[posting])
+            n += 1
