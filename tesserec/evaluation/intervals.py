@@ -59,10 +59,12 @@ def column_means(values: Floats) -> Floats:
 def bootstrap_means(values: Floats, *, resamples: int, seed: int) -> Floats:
     """Column means of each resample, ``(resamples, columns)``; NaN where a resample drew no defined entry."""
     defined = ~np.isnan(values)
-    sums = np.concatenate([np.where(defined, values, 0.0), defined], axis=1)
-    drawn = np.concatenate([weights @ sums for weights in _resample(len(values), resamples, seed)])
+    masks, mask_of = np.unique(defined, axis=1, return_inverse=True)  # metrics of one slice share their users
+    factors = np.concatenate([np.where(defined, values, 0.0), masks], axis=1)
+    drawn = np.concatenate([weights @ factors for weights in _resample(len(values), resamples, seed)])
+    sums, users = np.split(drawn, [values.shape[1]], axis=1)
     with np.errstate(invalid="ignore"):
-        return np.asarray(drawn[:, : values.shape[1]] / drawn[:, values.shape[1] :])
+        return np.asarray(sums / users[:, mask_of.ravel()])
 
 
 def _resample(users: int, resamples: int, seed: int) -> Iterator[Floats]:
