@@ -1,0 +1,164 @@
+"""Soft search against the slow way, and what every answer promises."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tesserec.data.histories import Histories
+from tesserec.errors import ConfigError, DataError
+from tesserec.index import search
+from tesserec.index.contract import Policy
+from tesserec.index.postings import ScorePostings, VectorPostings
+from tesserec.index.search import retrieve, visited_cells
+from tesserec.index.user_side import ConstantSide, HistorySide
+from tests.index.world import histories, slow_retrieve, world
+
+POLICIES = st.builds(
+    Policy,
+    interests=st.integers(1, 8),
+    merge=st.sampled_from(["max", "probability", "quota"]),
+    explore=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    visit=st.sampled_from([0.0, 0.3, 0.8, 1.0]),
+)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 1 << 30), policy=POLICIES, k=st.integers(1, 80), ties=st.booleans(), exclude_seen=st.booleans()
+)
+def test_search_equals_the_slow_way(seed, policy, k, ties, exclude_seen):
+    side, postings = world(seed, ties=ties)
+    users = histories(seed, 6, postings.size, longest=30)
+    found = retrieve(side, postings, users, k, policy, exclude_seen=exclude_seen)
+    for row, history in enumerate(users):
+        slow = slow_retrieve(side, postings, history, k, policy, exclude_seen)
+        n = len(slow)
+        assert found.items[row, :n].tolist() == [item for item, *_ in slow]
+        assert found.scores[row, :n].tolist() == [float(np.float32(value)) for _, value, *_ in slow]
+        assert found.interests[row, :n].tolist() == [code for _, _, code, _ in slow]
+        assert found.explored[row, :n].tolist() == [explored for *_, explored in slow]
+        assert (found.items[row, n:] == -1).all()
+        assert np.isneginf(found.scores[row, n:]).all()
+        assert np.isnan(found.probability[row, n:]).all()
+        posterior = side.encode(users.take(slice(row, row + 1))).posterior[0]
+        np.testing.assert_array_equal(found.probability[row, :n], posterior[found.interests[row, :n]])
+
+
+def test_explored_items_lie_outside_the_history():
+    side, postings = world(3, items=400, cells=20)
+    users = histories(3, 40, 400)
+    found = retrieve(side, postings, users, 20, Policy(explore=0.25), exclude_seen=True)
+    assert (found.explored.sum(axis=1) == 5).all()
+    for row, history in enumerate(users):
+        known = set(postings.cell_of[history])
+        explored = found.items[row][found.explored[row]]
+        assert not known & set(postings.cell_of[explored])
+        assert not known & set(found.interests[row][found.explored[row]])
+        assert not set(history) & set(found.items[row])
+
+
+def test_batches_and_budgets_do_not_matter(monkeypatch):
+    side, postings = world(5, items=300, cells=12)
+    users = histories(5, 50, 300)
+    policy = Policy(explore=0.2, merge="quota")
+    whole = retrieve(side, postings, users, 15, policy, exclude_seen=True)
+    monkeypatch.setattr(search, "_BATCH", 7)
+    calls = []
+    small = retrieve(
+        side, postings, users, 15, policy, exclude_seen=True, budget_mb=1, progress=lambda *done: calls.append(done)
+    )
+    for name in vars(whole):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(small, name))
+    assert calls[0] == (7, 50)
+    assert calls[-1] == (50, 50)
+
+
+def test_visiting_everything_equals_visiting_no_cell_apart():
+    """With one cell the same vectors give what all visited cells give."""
+    side, postings = world(8, items=200, cells=9)
+    users = histories(8, 30, 200)
+    exact = retrieve(side, postings, users, 25, Policy(), exclude_seen=True)
+    nearly = retrieve(side, postings, users, 25, Policy(visit=1 - 1e-12), exclude_seen=True)
+    np.testing.assert_array_equal(exact.items, nearly.items)
+    np.testing.assert_array_equal(exact.scores, nearly.scores)
+
+
+def test_visited_cells_reach_the_mass():
+    posterior = np.array([[0.5, 0.0, 0.3, 0.2]], np.float32)
+    assert visited_cells(posterior, 0.0).tolist() == [[True, False, False, False]]
+    assert visited_cells(posterior, 0.5).tolist() == [[True, False, False, False]]
+    assert visited_cells(posterior, 0.6).tolist() == [[True, False, True, False]]
+    assert visited_cells(posterior, 1.0).all()
+
+
+def test_one_cell_is_no_interest():
+    side, postings = world(2, cells=1)
+    found = retrieve(side, postings, histories(2, 3, 60), 5, Policy(), exclude_seen=False)
+    assert (found.interests == -1).all()
+    assert np.isnan(found.probability).all()
+    with pytest.raises(ConfigError, match=r"explore = 0.1.*no interests"):
+        retrieve(side, postings, histories(2, 3, 60), 5, Policy(explore=0.1), exclude_seen=False)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1 << 30), k=st.integers(1, 40), n=st.integers(1, 6), decay=st.sampled_from([1.0, 0.5]))
+def test_lists_are_added_up(seed, k, n, decay):
+    rng = np.random.default_rng(seed)
+    size = 30
+    pairs = rng.permutation(size * size)[:200]
+    scores = rng.integers(-2, 9, 200).astype(np.float32)
+    postings = ScorePostings.build(pairs // size, pairs % size, scores, n_codes=size, size=size)
+    users = histories(seed, 6, size)
+    found = retrieve(HistorySide(n, decay), postings, users, k, Policy(), exclude_seen=True)
+    table = {(int(p) // size, int(p) % size): float(s) for p, s in zip(pairs, scores, strict=True)}
+    for row, history in enumerate(users):
+        sums = {}
+        for age, code in enumerate(history[::-1][:n]):
+            for item in range(size):
+                if (int(code), item) in table:
+                    sums[item] = sums.get(item, 0.0) + decay**age * table[int(code), item]
+        best = sorted((i for i in sums if i not in history), key=lambda i: (-sums[i], i))[:k]
+        assert found.items[row, : len(best)].tolist() == best
+        assert found.scores[row, : len(best)].tolist() == [sums[i] for i in best]
+        assert (found.items[row, len(best) :] == -1).all()
+    assert (found.interests == -1).all()
+    assert not found.explored.any()
+
+
+def test_popularity_is_the_head_of_its_list():
+    scores = np.array([3, 9, 9, 1, 7], np.float32)
+    postings = ScorePostings.build(np.zeros(5, int), np.arange(5), scores, n_codes=1, size=5)
+    found = retrieve(ConstantSide(), postings, Histories.from_lists([[1], [3, 4]]), 3, Policy(), exclude_seen=True)
+    assert found.items.tolist() == [[2, 4, 0], [1, 2, 0]]
+    assert found.scores.tolist() == [[9, 7, 3], [9, 9, 3]]
+
+
+def test_bad_requests_name_what_is_wrong():
+    side, postings = world(0)
+    with pytest.raises(ConfigError, match="k = 0"):
+        retrieve(side, postings, Histories.from_lists([[1]]), 0, Policy(), exclude_seen=True)
+    with pytest.raises(DataError, match="history 1 is empty"):
+        retrieve(side, postings, Histories.from_lists([[1], []]), 1, Policy(), exclude_seen=True)
+    with pytest.raises(DataError, match="history 1 holds item 60"):
+        retrieve(side, postings, Histories.from_lists([[1], [2, 60]]), 1, Policy(), exclude_seen=True)
+    with pytest.raises(ConfigError, match="budget_mb"):
+        retrieve(side, postings, Histories.from_lists([[1]]), 1, Policy(), exclude_seen=True, budget_mb=0)
+    side.posterior[2] = np.nan
+    with pytest.raises(DataError, match="diverged"):
+        retrieve(side, postings, Histories.from_lists([[2]]), 1, Policy(), exclude_seen=True)
+
+
+def test_parts_of_different_models_are_refused():
+    side, postings = world(0, cells=6)
+    other = VectorPostings.build(postings.vectors, np.zeros(60, int), 7)
+    one = Histories.from_lists([[1]])
+    with pytest.raises(ConfigError, match="knows 6 codes, the postings 7"):
+        retrieve(side, other, one, 1, Policy(), exclude_seen=True)
+    with pytest.raises(ConfigError, match="do not fit"):
+        retrieve(ConstantSide(), postings, one, 1, Policy(), exclude_seen=True)
+    lists = ScorePostings.build(np.zeros(1, int), np.zeros(1, int), np.ones(1, np.float32), n_codes=1, size=60)
+    with pytest.raises(ConfigError, match="do not fit"):
+        retrieve(side, lists, one, 1, Policy(), exclude_seen=True)
+    with pytest.raises(ConfigError, match="names code 1"):
+        retrieve(HistorySide(), lists, one, 1, Policy(), exclude_seen=True)
