@@ -8,6 +8,7 @@ A run is a directory: ``config.json`` (model, settings with their origin, seed, 
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
 import shutil
 import time
@@ -17,10 +18,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tesserec.errors import ArtefactError, ConfigError, MissingExtra, UserError
+from tesserec.errors import ArtefactError, ConfigError, UserError
 from tesserec.files import read_json, write_json
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from pydantic import BaseModel
 
     from tesserec.data.dataset import Dataset
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 MODEL = "model"
 CHECKPOINT = "checkpoint"
+LOG = "log.jsonl"
 REPORT = "report.html"
 PACKAGES = ("tesserec", "numpy", "polars", "numba", "torch")
 #: What must be the same for a run to be resumed.
@@ -114,7 +118,9 @@ def load_run(path: Path) -> Run:
 def how_to_resume(run: Run) -> str:
     """The command that goes on with an unfinished run."""
     facts = run.facts
-    sets = "".join(f" --set {key}={value['value']}" for key, value in facts["settings"].items() if value["from"] == "set")
+    sets = "".join(
+        f" --set {key}={value['value']}" for key, value in facts["settings"].items() if value["from"] == "set"
+    )
     recipe = f" --recipe {facts['recipe']}" if facts["recipe"] else ""
     return (
         f"go on with: tesserec train {facts['dataset']} --model {facts['model']}{recipe}{sets} "
@@ -218,13 +224,13 @@ def evaluate_run(
     from tesserec.evaluation.protocol import evaluate
 
     run = load_run(path)
-    searcher, dataset = run.model.searcher, run.dataset(dataset_path)
-    cells = (run if cells_of is None else load_run(cells_of)).model.searcher.cells
+    dataset = run.dataset(dataset_path)
+    cells = _cells(run if cells_of is None else load_run(cells_of))
     if cells_of is not None and cells is None:
-        raise UserError(f"{cells_of} has no cells; name a run of a model with interests")
+        raise UserError(f"{cells_of} has no interests, so no cells; name a run of a model with interests")
     evaluation = evaluate(
-        searcher.retrieve, dataset, part=part, ks=ks, cells=cells, compat=compat, progress=progress
-    )  # fmt: skip
+        run.model.searcher.retrieve, dataset, part=part, ks=ks, cells=cells, compat=compat, progress=progress
+    )
     evaluation.save(evaluation_path(run.path, part), overwrite=True)
     return evaluation
 
@@ -262,21 +268,27 @@ def compare_runs(paths: Sequence[Path], metrics: Sequence[str] | None = None, pa
 
 
 def write_run_report(paths: Sequence[Path], out: Path, part: str = "test") -> Path:
-    """One self-contained HTML page on one or more evaluated runs.
+    """One self-contained HTML page on one evaluated run or several; several are compared with the first.
 
     Raises
     ------
     MissingExtra
         If the ``report`` extra is not installed.
     """
-    try:
-        import jinja2
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra(error.name or "jinja2", "report", "report.html") from None
     from tesserec.evaluation.report import write_report
+    from tesserec.evaluation.significance import compare
 
-    write_report(load_evaluations(paths, part), out)
+    evaluations = load_evaluations(paths, part)
+    logs = {name: _read_log(path / LOG) for name, path in zip(evaluations, paths, strict=True)}
+    if len(paths) == 1:
+        run = load_run(paths[0])
+        (evaluation,), (log,) = evaluations.values(), logs.values()
+        title = f"{run.facts['model']}: {run.path.name}"
+        write_report(out, evaluation, training_log=log, facts=_settings_and_versions(run), title=title)
+    else:
+        facts = {name: _settings_and_versions(load_run(path)) for name, path in zip(evaluations, paths, strict=True)}
+        title = f"{len(paths)} runs compared"
+        write_report(out, evaluations, comparison=compare(evaluations), training_log=logs, facts=facts, title=title)
     return out
 
 
@@ -287,6 +299,27 @@ def index_run(path: Path, out: Path) -> Path:
     run = load_run(path)
     facts = {key: run.facts[key] for key in ("model", "seed", "fingerprint")} | {"run": str(run.path.absolute())}
     return publish_bundle(run.model, Path(out), facts)
+
+
+def _cells(run: Run) -> NDArray[np.int32] | None:
+    """Cell of each item, for models that have interests."""
+    from tesserec.index.postings import VectorPostings
+
+    searcher = run.model.searcher
+    if not searcher.has_interests or not isinstance(searcher.postings, VectorPostings):
+        return None
+    return searcher.postings.cell_of
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def _settings_and_versions(run: Run) -> dict[str, Any]:
+    """What a reader needs to repeat the run."""
+    settings = {key: f"{one['value']} ({one['from']})" for key, one in run.facts["settings"].items()}
+    kept = {key: run.facts.get(key) for key in ("model", "seed", "seconds", "dataset", "versions")}
+    return kept | {"settings": settings}
 
 
 def _start(out: Path, facts: dict[str, Any], *, resume: bool, overwrite: bool) -> Run:
@@ -334,7 +367,11 @@ def _with_origins(config: BaseModel, recipe: Path | None, sets: Sequence[str]) -
     return {
         key: {
             "value": value,
-            "from": "set" if key in given else "recipe" if from_recipe.get(key, default[key]) != default[key] else "default",
+            "from": "set"
+            if key in given
+            else "recipe"
+            if from_recipe.get(key, default[key]) != default[key]
+            else "default",
         }
         for key, value in flat(config).items()
     }

@@ -11,6 +11,7 @@ import typer
 from tesserec.cli.shell import existing, parse_ks, print_json, print_table, say
 
 if TYPE_CHECKING:
+    from tesserec.evaluation.intervals import Estimate
     from tesserec.evaluation.result import Evaluation
 
 
@@ -92,16 +93,25 @@ def compare(
         say(f"report: {write_run_report(runs, report, part)}")
 
 
+def estimate_text(estimate: Estimate | None) -> str:
+    """A value and its interval in a table's cell."""
+    if estimate is None:
+        return ""
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.4f}"
+    return f"{estimate.value:.4f} ({estimate.low:.4f} to {estimate.high:.4f})"
+
+
 def _print_evaluation(evaluation: Evaluation) -> None:
+    protocol, ks = evaluation.protocol, evaluation.protocol["ks"]
     rows = []
-    for row in evaluation.table().to_dicts():
-        interval = "" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
-        rows.append([row["metric"], str(row["k"]), row["slice"], f"{row['value']:.4f}", interval])
-    protocol = evaluation.protocol
+    for metric, part in dict.fromkeys(evaluation.table().select("metric", "slice").iter_rows()):
+        names = [f"{metric}@{k}" + ("" if part == "all" else f"/{part}") for k in ks]
+        rows.append([metric, part, *(estimate_text(evaluation.metrics.get(name)) for name in names)])
     title = (
         f"{protocol['part']} part, {protocol['users']:,} users, {protocol['items']:,} items, full catalogue, "
-        f"dataset {evaluation.fingerprint[:12]}"
+        f"95 % intervals, dataset {evaluation.fingerprint[:12]}"
     )
-    print_table(["metric", ">k", "slice", ">value", ">95 % interval"], rows, title)
+    print_table(["metric", "slice", *(f">k = {k}" for k in ks)], rows, title)
     for name, reason in protocol["omitted"].items():
         say(f"{name} left out: {reason}")

@@ -13,15 +13,20 @@ from tesserec.cli.shell import Interrupted, existing, say
 def train(
     dataset: Annotated[Path, typer.Argument(help="What `tesserec prepare` wrote.")],
     model: Annotated[
-        str, typer.Option(help="popularity, popularity-recent, item-knn, two-tower, sasrec or sparc.", show_default=False)
+        str,
+        typer.Option(help="popularity, popularity-recent, item-knn, two-tower, sasrec or sparc.", show_default=False),
     ],
     out: Annotated[Path, typer.Option(help="Directory of the run, to be made.", show_default=False)],
-    recipe: Annotated[Path | None, typer.Option(help="TOML file of settings; `tesserec recipe MODEL` prints one.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="TOML file of settings; `tesserec recipe MODEL` prints one.")
+    ] = None,
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; may be repeated.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run of the same settings.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an unfinished run of the same settings.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove an earlier run at --out first.")] = False,
 ) -> None:
     """Train a model on a prepared dataset.
@@ -42,7 +47,15 @@ def train(
     existing(dataset, "a dataset that `tesserec prepare` wrote")
     try:
         run = train_run(
-            dataset, model, out, recipe=recipe, sets=sets or (), seed=seed, resume=resume, overwrite=overwrite, progress=True
+            dataset,
+            model,
+            out,
+            recipe=recipe,
+            sets=sets or (),
+            seed=seed,
+            resume=resume,
+            overwrite=overwrite,
+            progress=True,
         )
     except KeyboardInterrupt:
         raise Interrupted(f"stopped; {how_to_resume(load_run(out))}") from None

@@ -1,6 +1,5 @@
 """A tiny log and the line built on it once, for all tests of the command line."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,19 @@ from typer.testing import CliRunner
 from tesserec.cli.app import app
 from tesserec.data.world import World
 
-Cli = Callable[..., str]
+# Settings under which a neural model learns the tiny world within seconds.
+QUICK = ["training.batch_positions=128", "training.learning_rate=0.01", "encoder.dim=32"]
+QUICK_SPARC = [*QUICK, "training.epochs=6", "codebook.codes=8", "warmup_epochs=3"]
+
+
+def sets(values: list[str]) -> list[str]:
+    """As options of the command line."""
+    return [part for one in values for part in ("--set", one)]
+
+
+def tiny_world() -> World:
+    """Small, and without a skew inside interests, so that personal models win soon."""
+    return World.generate(users=300, items=120, interests=8, seed=5, mean_length=15, skew=0.0)
 
 
 def run_cli(*args: object, code: int = 0) -> str:
@@ -23,7 +34,7 @@ def run_cli(*args: object, code: int = 0) -> str:
 
 @pytest.fixture(scope="session")
 def world() -> World:
-    return World.generate(users=240, items=150, interests=6, seed=5, mean_length=12)
+    return tiny_world()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,138 @@
+"""The demo: the whole line from a log to candidates, told step by step."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tesserec import runs
+from tesserec.cli.bundles import named_interests, print_candidates, titles_of
+from tesserec.cli.measuring import estimate_text
+from tesserec.cli.prepare import print_prepared
+from tesserec.cli.shell import print_table, say
+from tesserec.data.dataset import Dataset
+from tesserec.data.prepare import prepare
+from tesserec.data.world import World
+from tesserec.errors import UserError
+from tesserec.evaluation.result import Evaluation
+from tesserec.files import write_json
+from tesserec.index.bundle import Bundle
+
+MARKER = "demo.json"
+COUNTED = ("popularity", "item-knn")
+NEURAL = ("two-tower", "sparc")
+KS = (10, 20, 50)
+METRICS = ("recall@10", "recall@20", "recall@50", "ndcg@20", "coverage@20")
+EXPLORE = 0.2
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the world is and how long the models train."""
+
+    users: int
+    items: int
+    interests: int
+    epochs: int
+
+
+FULL = Size(users=4000, items=2000, interests=24, epochs=12)
+SHORT = Size(users=1500, items=400, interests=12, epochs=5)
+
+
+def run_line(out: Path, data: Path | None, items: Path | None, *, short: bool, seed: int, overwrite: bool) -> None:
+    """Write everything under ``out``; without ``data``, on a synthetic world."""
+    begin = time.perf_counter()
+    size = SHORT if short else FULL
+    _claim(out, overwrite)
+    world = None if data is not None else World.generate(size.users, size.items, size.interests, seed)
+    log, table = (data, items) if world is None else world.write(out / "log")
+    print_prepared(prepare(log, items=table, split="leave-one-out", out=out / "dataset"))
+    names = _train(out, size, seed)
+    evaluations = _evaluate(out, names)
+    _print_results(evaluations, world)
+    runs.index_run(out / "runs" / names[-1], out / "bundles")
+    history = _print_answers(out)
+    if all(importlib.util.find_spec(name) for name in ("jinja2", "matplotlib")):
+        say(f"report: {runs.write_run_report([out / 'runs' / name for name in names], out / 'report.html')}")
+    say(f"the whole line took {time.perf_counter() - begin:.0f} s")
+    _print_next(out, names, history)
+
+
+def _claim(out: Path, overwrite: bool) -> None:
+    """Make the demo's directory; only an earlier demo is ever replaced."""
+    if out.exists() and any(out.iterdir()):
+        if not (out / MARKER).is_file():
+            raise UserError(f"{out} exists and is not an earlier demo; choose another --out")
+        if not overwrite:
+            raise UserError(f"{out} holds an earlier demo; choose another --out or replace it with --overwrite")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / MARKER, {"kind": "demo"})
+
+
+def _train(out: Path, size: Size, seed: int) -> list[str]:
+    """Train what is installed; returns the names, the model to be served last."""
+    neural = all(importlib.util.find_spec(name) for name in ("torch", "onnx", "onnxscript"))
+    if not neural:
+        say("two-tower and sparc are left out; they need: pip install 'tesserec[train]'")
+    names = [*COUNTED, *(NEURAL if neural else ())]
+    for name in names:
+        sets = [f"training.epochs={size.epochs}"] if name in NEURAL else []
+        run = runs.train_run(out / "dataset", name, out / "runs" / name, sets=sets, seed=seed, progress=True)
+        say(f"{name}: trained in {run.facts['seconds']:.1f} s")
+    return names
+
+
+def _evaluate(out: Path, names: list[str]) -> dict[str, Evaluation]:
+    """All runs measured alike, with the served model's interests as the common ground for novelty."""
+    cells_of = out / "runs" / names[-1] if names[-1] in NEURAL else None
+    return {name: runs.evaluate_run(out / "runs" / name, ks=KS, cells_of=cells_of) for name in names}
+
+
+def _print_results(evaluations: dict[str, Evaluation], world: World | None) -> None:
+    rows = [
+        [name, *(estimate_text(one.metrics.get(metric)) for metric in METRICS)] for name, one in evaluations.items()
+    ]
+    if world is not None:
+        best = [f"{world.optimal_recall(int(metric.partition('@')[2])):.4f}" if metric.startswith("recall") else ""
+                for metric in METRICS]  # fmt: skip
+        rows.append(["best possible", *best])
+    first = next(iter(evaluations.values()))
+    title = f"{first.protocol['users']:,} test users, {first.protocol['items']:,} items, full catalogue, 95 % intervals"
+    print_table(["model", *(f">{metric}" for metric in METRICS)], rows, title)
+
+
+def _print_answers(out: Path) -> list[Any]:
+    """Interests and candidates of three test users; returns the newest items of the last of them."""
+    dataset, searcher = Dataset.open(out / "dataset"), Bundle.open(out / "bundles").searcher
+    titles = titles_of(searcher)
+    explore = EXPLORE if searcher.has_interests else None
+    for row in range(min(3, len(dataset.test.users))):
+        user = dataset.users.values[int(dataset.test.users[row])]
+        ids = dataset.items.decode(dataset.test.histories[row]).to_list()
+        newest = [str(titles[one] if titles is not None else one) for one in ids[-5:]]
+        say(f"\n[bold]{user}[/bold], lately: {', '.join(newest)}")
+        candidates = searcher.recommend([ids], 10, explore=explore)
+        codes = candidates["interest"].drop_nulls().unique().to_list()
+        print_candidates(candidates, named_interests(searcher, ids, codes), titles)
+    return ids[-3:]
+
+
+def _print_next(out: Path, names: list[str], history: list[Any]) -> None:
+    ids = ",".join(map(str, history))
+    commands = [f"tesserec compare {' '.join(str(out / 'runs' / name) for name in names)}"]
+    if names[-1] in NEURAL:
+        commands.append(f"tesserec interests {out / 'bundles'} --history {ids}")
+    commands += [
+        f"tesserec recommend {out / 'bundles'} --history {ids}{' --explore 0.3' if names[-1] in NEURAL else ''} --json",
+        f"tesserec info {out / 'bundles'}",
+        "tesserec prepare YOUR-LOG.parquet --split leave-one-out --out my-dataset",
+    ]
+    say("\nTo try next:")
+    for command in commands:
+        say(f"  {command}")

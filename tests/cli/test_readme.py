@@ -1,0 +1,48 @@
+"""The README's commands and its Python example do what they say, on a tiny world."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tesserec.training.recipe import load_recipe
+from tests.cli.conftest import QUICK_SPARC, run_cli, sets, tiny_world
+
+README = Path(__file__).parents[2] / "README.md"
+pytestmark = pytest.mark.skipif(
+    not README.exists() or any(importlib.util.find_spec(name) is None for name in ("torch", "onnxscript")),
+    reason="needs the README of a checkout and the train extra",
+)
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+@pytest.fixture(autouse=True)
+def own_log(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    world = tiny_world()
+    world.log.write_parquet("interactions.parquet")
+    world.items.write_parquet("items.parquet")
+
+
+def test_commands_run_in_their_order():
+    lines = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("tesserec ")]
+    assert len(lines) >= 8
+    for line in lines:
+        command, *args = shlex.split(line, comments=True)[1:]
+        if command == "demo":
+            continue
+        if command == "train" and "sparc" in args:
+            args += sets(QUICK_SPARC)  # enough for a tiny world; the README itself uses the defaults
+        run_cli(command, *args)
+
+
+def test_python_example_runs():
+    (example,) = blocks("python")
+    assert "tesserec.Sparc()" in example
+    quick = "tesserec.Sparc(load_recipe(tesserec.Sparc.Config, None, QUICK_SPARC))"
+    exec(example.replace("tesserec.Sparc()", quick), {"load_recipe": load_recipe, "QUICK_SPARC": QUICK_SPARC})
