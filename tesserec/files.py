@@ -124,9 +124,16 @@ def _move_into_place(temporary: Path, path: Path) -> None:
     retired = path.with_name(f".{path.name}.{os.getpid()}.old")
     if path.exists():
         os.rename(path, retired)
-    os.rename(temporary, path)
-    sync(path.parent)
-    shutil.rmtree(retired, ignore_errors=True)
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        if retired.exists():
+            os.rename(retired, path)
+        raise
+    try:
+        sync(path.parent)
+    finally:
+        shutil.rmtree(retired, ignore_errors=True)
 
 
 def seal(directory: Path, kind: str, facts: dict[str, Any]) -> None:
@@ -137,10 +144,14 @@ def seal(directory: Path, kind: str, facts: dict[str, Any]) -> None:
     for file in sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST):
         sync(file)
         files[file.relative_to(directory).as_posix()] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
-    write_json(
-        directory / MANIFEST,
-        {"kind": kind, "format": FORMAT_VERSION, "tesserec": __version__, "files": files, **facts},
-    )
+    manifest = {"kind": kind, "format": FORMAT_VERSION, "tesserec": __version__, "files": files, **facts}
+    write_json(directory / MANIFEST, manifest | {"checksum": _checksum(manifest)})
+
+
+def _checksum(manifest: dict[str, Any]) -> str:
+    """Hash of a manifest as it reads after a round trip through JSON, its checksum left out."""
+    content = json.loads(json.dumps({key: manifest[key] for key in manifest if key != "checksum"}, default=str))
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def open_directory(path: Path, kind: str, *, check_hashes: bool = True) -> dict[str, Any]:
@@ -163,6 +174,8 @@ def open_directory(path: Path, kind: str, *, check_hashes: bool = True) -> dict[
             f"{path} has format {manifest.get('format')!r}, this version reads {FORMAT_VERSION}; "
             "install the tesserec that wrote it or write it again"
         )
+    if manifest.get("checksum") != _checksum(manifest):
+        raise ArtefactError(f"{path / MANIFEST} does not hold what was written; copy it again or rebuild the {kind}")
     for name, facts in manifest["files"].items():
         _check_file(path, name, facts, check_hashes)
     return manifest

@@ -31,7 +31,7 @@ from tesserec.index.user_side import open_user_side
 KIND = "generation"
 _CURRENT = "CURRENT"
 _NAME = re.compile(r"generation-(\d{6,})")
-_RESERVED = {"kind", "format", "tesserec", "files"}
+_RESERVED = {"kind", "format", "tesserec", "files", "checksum"}
 
 
 def publish(
@@ -203,7 +203,7 @@ class Bundle:
         if not path.is_dir():
             raise ArtefactError(f"{path} is missing; {root} holds the generations {generations(root) or 'none'}")
         manifest = open_directory(path, KIND)
-        facts = {key: value for key, value in manifest.items() if key != "files"}
+        facts = {key: value for key, value in manifest.items() if key not in ("files", "checksum")}
         match = _NAME.fullmatch(name)
         assert match is not None
         return cls(path, int(match[1]), facts, _open_parts(path, facts, threads))

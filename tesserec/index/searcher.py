@@ -108,8 +108,8 @@ class Searcher:
             raise DataError(f"history {row} is empty; give at least one item, or ask a popularity model for its top")
         try:
             indices = self.catalogue.items.encode(history)
-        except TypeError:
-            raise DataError(f"history {row} holds a value that cannot be an id; ids here are {dtype}") from None
+        except DataError as error:
+            raise DataError(f"history {row}: {error}") from None
         if (indices < 0).all():
             raise DataError(
                 f"history {row}: none of its {len(history)} items is in the catalogue (first: {history[0]!r}; ids here "
