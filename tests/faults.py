@@ -12,7 +12,8 @@ Faults:
 ``kill``
     The process dies at once, as by SIGKILL, before the operation; the next fault kills before the next operation.
 ``full``
-    From the ``n``-th operation on, the disk is full: everything that needs space raises ENOSPC, removing still works.
+    From the ``n``-th operation on, the disk is full: opening for writing, mkdir, fsync and truncate raise ENOSPC;
+    renaming and removing still work.
     A child that then fails is expected to say why: its traceback is appended to :attr:`Sweep.messages`.
 """
 
@@ -32,8 +33,8 @@ from typing import Any
 
 KILLED = 86
 ROOT = Path(__file__).parent.parent
-GROWING = ("mkdir", "fsync", "rename", "replace", "link", "symlink", "truncate")
-SHRINKING = ("unlink", "remove", "rmdir")
+GROWING = ("mkdir", "fsync", "truncate")
+OTHERS = ("rename", "replace", "link", "symlink", "unlink", "remove", "rmdir")
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def sweep(*, setup: str, action: str, check: str, root: Path, fault: str = "kill
         text=True,
         timeout=timeout,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"},
     )
     assert done.returncode == 0, f"fault sweep failed:\n{done.stdout}\n{done.stderr}"
     return Sweep(**json.loads(done.stdout.splitlines()[-1]))
@@ -85,7 +86,7 @@ class _Breaker:
         self.root, self.n, self.fault, self.seen, self.pid = root, n, fault, 0, os.getpid()
 
     def install(self) -> None:
-        for name in (*GROWING, *SHRINKING):
+        for name in (*GROWING, *OTHERS):
             setattr(os, name, self._wrap(getattr(os, name), grows=name in GROWING))
         opened = self._wrap_open(builtins.open)
         builtins.open = io.open = opened  # type: ignore[assignment]

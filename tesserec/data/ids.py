@@ -1,10 +1,16 @@
-"""The users' own ids and the integers that stand for them inside."""
+"""The users' own ids and the integers that stand for them inside.
+
+Ids may be integers, strings, bytes, booleans, dates, datetimes or whole floats, and come back as what they were. UUIDs
+and categories are kept as strings.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
+from datetime import date, datetime
 from functools import cached_property
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import polars as pl
@@ -46,9 +52,18 @@ class IdMap:
         return {value: index for index, value in enumerate(self.values.to_list())}
 
     def encode(self, ids: Iterable[Any]) -> Items:
-        """Index of each id, -1 where it is unknown, ``(ids,)``."""
+        """Index of each id, -1 where it is unknown, ``(ids,)``.
+
+        Raises
+        ------
+        DataError
+            If an id cannot be one, such as a list.
+        """
         index = self._index
-        return np.fromiter((index.get(i, UNKNOWN) for i in ids), dtype=np.int32)
+        try:
+            return np.fromiter((index.get(str(i) if isinstance(i, UUID) else i, UNKNOWN) for i in ids), dtype=np.int32)
+        except TypeError as error:
+            raise DataError(f"ids must be single values such as {self.values[0]!r}: {error}") from None
 
     def decode(self, indices: NDArray[np.integer]) -> pl.Series:
         """External ids of indices, null where the index is -1; keeps the type of the ids."""
@@ -63,9 +78,23 @@ class IdMap:
         DataError
             If the text cannot be an id of this type.
         """
-        if not self.values.dtype.is_numeric():
-            return text
+        dtype = self.values.dtype
+        read = _READERS.get(type(dtype)) or (int if dtype.is_integer() else float if dtype.is_float() else str)
         try:
-            return int(text) if self.values.dtype.is_integer() else float(text)
+            return read(text)
         except ValueError:
-            raise DataError(f"id {text!r} is not a number, but ids here are {self.values.dtype}") from None
+            raise DataError(f"id {text!r} cannot be {dtype}, as ids here are, such as {self.values[0]!r}") from None
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+_READERS: dict[Any, Callable[[str], Any]] = {
+    pl.Boolean: _boolean,
+    pl.Date: date.fromisoformat,
+    pl.Datetime: datetime.fromisoformat,
+    pl.Binary: str.encode,
+}
