@@ -198,8 +198,9 @@ class SparcNetwork(Network):
             )
         }
 
+    @torch.no_grad()
     def _start(self, z: Tensor, seed: int) -> None:
-        """k-means on items; the posterior starts as the warm encoder's affinity to each code."""
+        """k-means on items; the posterior starts from the share of items in each cell."""
         self.quantiser.start(z, seed)
         share = torch.bincount(self.quantiser(z).codes[:, 0], minlength=self.codes) / len(z)
         self.posterior.codes.bias.copy_(torch.log(share + 1e-6))

@@ -31,12 +31,13 @@ class FeatureEncoder(nn.Module):
         lists |= {name: rows.padded(0) for name, rows in source.multi.items()}
         for number, (name, codes) in enumerate(lists.items()):
             table = nn.Embedding(source.sizes[name], dim, padding_idx=0)
-            nn.init.normal_(table.weight, std=0.1 * dim**-0.5)
+            with torch.no_grad():
+                table.weight.normal_(std=0.1 * dim**-0.5)[0] = 0
             self.tables.append(table)
             self.columns.append(f"codes_{number}")
-            self.register_buffer(f"codes_{number}", torch.from_numpy(codes), persistent=False)
+            self.register_buffer(f"codes_{number}", torch.tensor(codes), persistent=False)
         numbers = np.concatenate([source.numeric, source.vector], axis=1)
-        self.register_buffer("numbers", torch.from_numpy(numbers), persistent=False)
+        self.register_buffer("numbers", torch.tensor(numbers), persistent=False)
         self.linear = nn.Linear(numbers.shape[1], dim, bias=False) if numbers.shape[1] else None
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -38,12 +38,11 @@ class Reader(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.attention = Attention(config.dim, config.heads, 0.0)
+        self.attention = Attention(config.dim, config.heads)
         self.norm = nn.LayerNorm(config.dim)
         self.mlp = nn.Sequential(
             nn.Linear(3 * config.dim, config.expansion * config.dim),
             nn.GELU(),
-            nn.Dropout(config.dropout),
             nn.Linear(config.expansion * config.dim, config.dim),
         )
         last = self.mlp[-1]

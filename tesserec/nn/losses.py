@@ -44,6 +44,9 @@ def sampled_softmax(
     return (torch.logaddexp(positive, logits.logsumexp(-1)) - positive).mean()
 
 
+TINY = torch.finfo(torch.float32).tiny
+
+
 class _FullSoftmax(torch.autograd.Function):
     """Cross-entropy over the whole catalogue; loss and gradients in one pass over chunks of rows."""
 
@@ -54,13 +57,14 @@ class _FullSoftmax(torch.autograd.Function):
         total = users.new_zeros((), dtype=torch.float32)
         for begin in range(0, len(users), chunk):
             rows, wanted = users[begin : begin + chunk], targets[begin : begin + chunk, None]
-            logits = (rows @ items.T).float().div_(temperature)
-            total += (logits.logsumexp(-1) - logits.gather(1, wanted)[:, 0]).sum()
-            slope = torch.softmax(logits, -1)
-            slope.scatter_add_(1, wanted, slope.new_full(wanted.shape, -1.0))
-            slope = slope.div_(temperature * len(users)).to(rows.dtype)
-            d_users[begin : begin + chunk] = slope @ items
-            d_items += (slope.T @ rows).float()
+            share = torch.softmax((rows / temperature) @ items.T, -1, dtype=torch.float32)
+            total -= share.gather(1, wanted).clamp_min(TINY).log().sum()
+            slope = share.scatter_add_(1, wanted, share.new_full(wanted.shape, -1.0)).to(rows.dtype)
+            torch.mm(slope, items, out=d_users[begin : begin + chunk])
+            d_items += slope.T @ rows
+        scale = 1 / (temperature * len(users))
+        d_users *= scale
+        d_items *= scale
         ctx.save_for_backward(d_users, d_items.to(items.dtype))
         return total / len(users)
 

@@ -180,8 +180,9 @@ class Loop:
         row["targets_per_second"] = round(at.targets / max(at.seconds, 1e-9))
         row["seconds"] = round(at.seconds, 3)
         at.rows.append(row)
-        shown = "  ".join(f"{name} {figure:.4f}" for name, figure in figures.items())
-        bar.console.print(f"epoch {at.epoch + 1:3d}  loss {sum(losses.values()):.4f}  {shown}  {self._note()}")
+        if self.show:
+            shown = "  ".join(f"{name} {figure:.4f}" for name, figure in figures.items())
+            bar.console.print(f"epoch {at.epoch + 1:3d}  loss {sum(losses.values()):.4f}  {shown}  {self._note()}")
         at.epoch, at.step, at.sums, at.targets, at.seconds = at.epoch + 1, 0, {}, 0, 0.0
         self._save(best=at.best_epoch == at.epoch - 1)
 

@@ -1,0 +1,139 @@
+"""What every retriever must do, whatever it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.models.worlds import dataset, fitted, world
+from tesserec.errors import ArtefactError, ConfigError, DataError, UserError
+from tesserec.evaluation.metrics import recall
+from tesserec.index.bundle import Bundle
+from tesserec.models import MODELS, load_model, model_class
+from tesserec.models.export import publish_bundle
+
+ALL = list(MODELS)
+TRAINED = ["two-tower", "sasrec", "sparc"]
+
+
+@pytest.fixture(params=ALL)
+def model(request):
+    return fitted(request.param)
+
+
+def some_histories(n=5):
+    part = dataset().test
+    return [dataset().items.decode(np.asarray(part.histories[row])).to_list() for row in range(n)]
+
+
+def test_candidates_come_ranked_in_the_users_own_ids_without_what_was_given(model):
+    histories = some_histories()
+    answer = model.recommend(histories, k=7)
+    assert answer.columns[:7] == ["user", "rank", "item", "score", "interest", "probability", "explored"]
+    assert answer["item"].dtype == pl.String
+    for user in range(5):
+        rows = answer.filter(pl.col("user") == user)
+        assert rows["rank"].to_list() == list(range(1, 8))
+        assert rows["item"].n_unique() == 7
+        assert rows["score"].to_list() == sorted(rows["score"], reverse=True)
+
+
+def test_seen_items_are_left_out_on_request_and_only_then(model):
+    histories = some_histories()
+    without = model.recommend(histories, k=50, exclude_seen=True)
+    for user, history in enumerate(histories):
+        assert not set(history) & set(without.filter(pl.col("user") == user)["item"])
+    included = model.recommend(histories, k=120, exclude_seen=False)
+    assert set(histories[0]) <= set(included.filter(pl.col("user") == 0)["item"]) or model.name == "item-knn"
+
+
+def test_one_user_at_a_time_gives_what_a_batch_gives(model):
+    histories = some_histories()
+    together = model.recommend(histories, k=10)
+    for user, history in enumerate(histories):
+        alone = model.recommend([history], k=10)
+        assert alone["item"].to_list() == together.filter(pl.col("user") == user)["item"].to_list()
+
+
+def test_a_saved_model_answers_the_same(model, tmp_path):
+    model.save(tmp_path / "model")
+    again = load_model(tmp_path / "model")
+    assert type(again) is type(model) and again.config == model.config
+    assert again.recommend(some_histories(), k=10).equals(model.recommend(some_histories(), k=10))
+    with pytest.raises(UserError, match="exists already"):
+        model.save(tmp_path / "model")
+    victim = next(path for path in sorted((tmp_path / "model").rglob("*")) if path.suffix in (".parquet", ".npy"))
+    victim.write_bytes(victim.read_bytes()[:-1])
+    with pytest.raises(ArtefactError, match=victim.name):
+        load_model(tmp_path / "model")
+
+
+def test_a_bundle_answers_as_the_model_does(model, tmp_path):
+    publish_bundle(model, tmp_path, {"fingerprint": dataset().fingerprint})
+    bundle = Bundle.open(tmp_path)
+    ours, theirs = model.recommend(some_histories(), k=10), bundle.recommend(some_histories(), k=10)
+    assert ours["item"].to_list() == theirs["item"].to_list()
+    assert np.allclose(ours["score"], theirs["score"], atol=1e-3)
+    assert ours["interest"].to_list() == theirs["interest"].to_list()
+
+
+def test_a_stranger_needs_only_a_history(model):
+    items = dataset().items.values.to_list()
+    answer = model.recommend([[items[3]], [items[5], "never-heard-of", items[9]]], k=5)
+    assert answer.height == 10
+    with pytest.raises(DataError, match="empty"):
+        model.recommend([[]], k=5)
+    with pytest.raises(DataError, match=r"none of its 1 items is in the catalogue.*never-heard-of"):
+        model.recommend([["never-heard-of"]], k=5)
+
+
+def test_k_beyond_the_catalogue_gives_what_there_is_and_k_zero_is_refused(model):
+    answer = model.recommend(some_histories(1), k=500, exclude_seen=False)
+    assert 0 < answer.height <= 120
+    assert answer["item"].n_unique() == answer.height
+    with pytest.raises(ConfigError, match="k = 0"):
+        model.recommend(some_histories(1), k=0)
+
+
+def test_similar_items_exclude_the_item_itself(model):
+    items = dataset().items.values.to_list()[:3]
+    if model.name.startswith("popularity"):
+        with pytest.raises(UserError, match="does not compare items"):
+            model.similar_items(items, k=4)
+        return
+    answer = model.similar_items(items, k=4)
+    assert all(row["item"] != row["similar"] for row in answer.iter_rows(named=True))
+    interest = dict(zip(dataset().items.values.to_list(), planted(), strict=True))
+    same = [interest[row["item"]] == interest[row["similar"]] for row in answer.iter_rows(named=True)]
+    assert np.mean(same) > 0.5
+
+
+def test_it_beats_or_is_popularity(model):
+    part = dataset().test
+    ours = recall(model.searcher.retrieve(part.histories, 20).items, part.targets, 20).mean()
+    base = recall(fitted("popularity").searcher.retrieve(part.histories, 20).items, part.targets, 20).mean()
+    assert ours > base + 0.1 or model.name.startswith("popularity")
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_equal_seeds_give_equal_models_and_others_do_not(name):
+    cls = model_class(name)
+    config = cls.Config.model_validate(fitted(name).config.model_dump() | {"training": SHORT})
+    first, second, third = (cls(config).fit(dataset(), seed=seed) for seed in (4, 4, 5))
+    states = [model.network.state_dict() for model in (first, second, third)]
+    assert all(states[0][key].equal(states[1][key]) for key in states[0])
+    assert not all(states[0][key].equal(states[2][key]) for key in states[0])
+
+
+SHORT = {"epochs": 5, "batch_positions": 128, "learning_rate": 0.01, "negatives": 128, "precision": "fp32"}
+
+
+def planted():
+    row = {item: i for i, item in enumerate(world().items["item_id"])}
+    return [int(world().item_interest[row[item]]) for item in dataset().items.values]
+
+
+def test_unknown_names_are_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'sasrec'"):
+        model_class("sasrek")

@@ -1,0 +1,130 @@
+"""SPARC: what moves what, and what it learns of a planted world."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.models.worlds import SPARC, dataset, fitted, world
+from tesserec.errors import ConfigError, TrainingRefused
+from tesserec.evaluation.metrics import recall
+from tesserec.models.neural import FitTask
+from tesserec.models.sparc import Sparc, SparcConfig, SparcNetwork
+
+TERMS = ("softmax", "bce", "rq", "shuffle", "user_item", "item_item", "interest")
+
+
+def network_and_batch(**weights):
+    """A started SPARC network whose reader listens, and one batch."""
+    config = SparcConfig.model_validate(SPARC | {"weights": weights})
+    model = Sparc(config)
+    torch.manual_seed(0)
+    model.network = SparcNetwork(len(dataset().items), config, None)
+    task = FitTask.__new__(FitTask)
+    FitTask.__init__(task, prepared(model), dataset(), 0)
+    torch.nn.init.normal_(model.network.reader.mlp[-1].weight, std=0.1)
+    model.network._start(model.network.items.all(), seed=0)
+    return model.network.train(), task, next(task.batches.epoch(0))
+
+
+def prepared(model):
+    from tesserec.index.catalogue import Catalogue
+
+    model.catalogue = Catalogue.from_dataset(dataset())
+    return model
+
+
+def only(name, weight=1.0):
+    return {term: 0.0 for term in TERMS} | {name: weight}
+
+
+def gradients(network, terms):
+    network.zero_grad()
+    sum(terms.values()).backward()
+    return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("term", ["softmax", "bce", "shuffle", "user_item"])
+def test_ranking_alone_moves_the_chosen_codewords(term):
+    network, task, batch = network_and_batch(**only(term))
+    torch.manual_seed(1)
+    moved = gradients(network, task.losses(batch, 1.0))["quantiser.codebooks"]
+    assert moved.isfinite().all()
+    used = network.quantiser(network.items.all()[torch.from_numpy(batch.targets[batch.targets >= 0])]).codes[:, 0]
+    assert (moved[0, used.unique()].abs().sum(-1) > 0).all()
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_every_weight_changes_the_gradient_it_names(term):
+    named = {"interest": "posterior.codes.weight", "softmax": "reader.mlp.0.weight", "bce": "reader.mlp.0.weight"}
+    found = []
+    for weight in (1.0, 10.0):
+        network, task, batch = network_and_batch(**only(term, weight))
+        torch.manual_seed(1)
+        terms = task.losses(batch, 1.0)
+        assert list(terms) == [term]
+        found.append(gradients(network, terms)[named.get(term, "quantiser.codebooks")])
+    assert torch.allclose(10 * found[0], found[1], rtol=1e-3, atol=1e-6)
+    assert found[0].abs().sum() > 0
+
+
+def test_the_posterior_is_taught_without_moving_items_through_its_labels():
+    network, task, batch = network_and_batch(**only("interest"))
+    moved = gradients(network, task.losses(batch, 1.0))
+    assert "quantiser.codebooks" not in moved
+    assert moved["posterior.codes.weight"].abs().sum() > 0
+
+
+def test_shuffled_interests_ramp_up_to_their_weight():
+    network, _, _ = network_and_batch()
+    assert network._weight("shuffle", 0.0) == pytest.approx(1.0)
+    assert network._weight("shuffle", 0.6) == network._weight("shuffle", 1.0) == pytest.approx(10.0)
+    assert network._weight("rq", 0.0) == 1.0
+
+
+def test_it_finds_the_planted_interests_and_comes_near_the_optimum():
+    model, part = fitted("sparc"), dataset().test
+    cells = model.network.cells().numpy()
+    row = {item: i for i, item in enumerate(world().items["item_id"])}
+    planted = np.array([world().item_interest[row[item]] for item in dataset().items.values])
+    warm = dataset().item_counts > 0
+    shares = [np.bincount(planted[warm & (cells == cell)]).max() for cell in np.unique(cells[warm])]
+    assert sum(shares) / warm.sum() > 0.9
+    ours = recall(model.searcher.retrieve(part.histories, 20).items, part.targets, 20).mean()
+    assert ours > 0.85 * world().optimal_recall(20)
+
+
+def test_interests_differ_and_are_likelier_where_the_history_is():
+    model = fitted("sparc")
+    histories = dataset().test.histories.take(np.arange(100))
+    encoded = model.searcher.side.encode(histories)
+    assert np.allclose(encoded.posterior.sum(1), 1, atol=1e-5)
+    known = np.zeros_like(encoded.posterior, bool)
+    cells = model.network.cells().numpy()
+    for user, history in enumerate(histories):
+        known[user, cells[history]] = True
+    assert encoded.posterior[known].mean() > 2 * encoded.posterior[~known].mean()
+    vectors = model.searcher.side.read(encoded, np.tile(np.arange(4, dtype=np.int32), (100, 1)))
+    assert np.abs(vectors[:, 0] - vectors[:, 1]).max() > 0.1
+
+
+def test_exploration_is_the_stated_share_and_leaves_the_history():
+    model = fitted("sparc")
+    cells, ids = model.network.cells().numpy(), dataset().items
+    history = dataset().test.histories[0]
+    answer = model.recommend([ids.decode(np.asarray(history)).to_list()], k=10, explore=0.3)
+    explored = answer.filter("explored")
+    assert explored.height == 3
+    assert not set(cells[ids.encode(explored["item"].to_list())]) & set(cells[history])
+
+
+def test_a_codebook_too_large_for_the_catalogue_is_refused():
+    config = SparcConfig.model_validate(SPARC | {"codebook": {"codes": 100}})
+    with pytest.raises(ConfigError, match=r"codebook\.codes = 100 for 120 items.*at most 60"):
+        Sparc(config).fit(dataset())
+
+
+def test_a_collapsing_codebook_stops_the_run_with_level_and_figure(monkeypatch):
+    monkeypatch.setattr("tesserec.nn.quantisers.ResidualQuantiser.restart_dead", lambda self, z, g: [0, 0])
+    monkeypatch.setattr("tesserec.models.sparc.COLLAPSED_SHARE", 0.99)
+    with pytest.raises(TrainingRefused, match=r"collapsed in epoch 4: level \d uses \d\.\d of 8 codes"):
+        Sparc(SparcConfig.model_validate(SPARC)).fit(dataset())

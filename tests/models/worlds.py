@@ -1,0 +1,43 @@
+"""Small prepared datasets that the model tests share."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from tesserec.data.dataset import Dataset
+from tesserec.data.prepare import prepare
+from tesserec.data.world import World
+from tesserec.models.base import Retriever
+
+SMALL = {
+    "encoder": {"dim": 16, "layers": 1, "heads": 1, "max_length": 20, "dropout": 0.0},
+    "training": {"epochs": 10, "batch_positions": 128, "learning_rate": 0.01, "negatives": 128, "precision": "fp32"},
+}
+SPARC = SMALL | {"codebook": {"levels": 2, "codes": 8}, "warmup_epochs": 4, "interests": 4, "contrast_rows": 64}
+
+
+@cache
+def world() -> World:
+    """Six planted interests, 120 items."""
+    return World.generate(users=400, items=120, interests=6, seed=3, mean_length=15)
+
+
+@cache
+def dataset() -> Dataset:
+    """The world's log, prepared for leave-one-out."""
+    return prepare(world().log, items=world().items, split="leave-one-out")
+
+
+def settings(name: str) -> dict[str, object]:
+    """Settings that fit a model of that name to the small world in seconds."""
+    trained = {"two-tower": SMALL, "sasrec": SMALL, "sparc": SPARC}
+    return dict(trained.get(name, {}))
+
+
+@cache
+def fitted(name: str) -> Retriever:
+    """A model of that name, fitted to the small world."""
+    from tesserec.models import model_class
+
+    cls = model_class(name)
+    return cls(cls.Config.model_validate(settings(name))).fit(dataset(), seed=1)

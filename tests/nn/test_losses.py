@@ -1,0 +1,81 @@
+"""Losses against plain expressions."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tesserec.nn import losses
+
+
+@pytest.fixture
+def vectors():
+    torch.manual_seed(0)
+    return torch.randn(37, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
+
+
+@pytest.mark.parametrize("chunk", [1, 50 * 7, 10**6])
+def test_full_softmax_equals_cross_entropy_in_value_and_gradient(vectors, chunk, monkeypatch):
+    monkeypatch.setattr(losses, "CHUNK_LOGITS", chunk)
+    users, items = vectors
+    targets = torch.randint(50, (37,))
+    plain = torch.autograd.grad(3 * F.cross_entropy(users @ items.T / 0.3, targets), vectors)
+    ours = torch.autograd.grad(3 * losses.full_softmax(users, items, targets, 0.3), vectors)
+    for a, b in zip(plain, ours, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+    assert torch.allclose(F.cross_entropy(users @ items.T, targets), losses.full_softmax(users, items, targets))
+
+
+def test_sampled_softmax_over_everything_else_is_the_full_softmax(vectors):
+    users, items = vectors
+    target = torch.full((37,), 4)
+    others = torch.tensor([i for i in range(50) if i != 4])
+    # Each of 49 negatives, drawn once: pool * q = 1, so that the correction vanishes.
+    log_q = torch.full((49,), -np.log(49.0))
+    same = torch.zeros(37, 49, dtype=torch.bool)
+    sampled = losses.sampled_softmax(users, items[target], items[others], log_q, same, 0.5)
+    assert torch.allclose(sampled, F.cross_entropy(users @ items.T / 0.5, target), atol=1e-5)
+
+
+def test_log_q_correction_makes_a_skewed_pool_estimate_the_full_denominator():
+    torch.manual_seed(0)
+    users, items = torch.randn(20, 8), torch.randn(200, 8) * 0.5
+    q = torch.arange(1, 201, dtype=torch.float) / torch.arange(1, 201).sum()
+    pool = torch.multinomial(q, 100_000, replacement=True)
+    target = torch.zeros(20, dtype=torch.int64)
+    same = (pool == 0).expand(20, -1)
+    full = F.cross_entropy(users @ items.T, target)
+    corrected = losses.sampled_softmax(users, items[target], items[pool], q[pool].log(), same, 1.0)
+    uncorrected = losses.sampled_softmax(users, items[target], items[pool], torch.zeros(len(pool)), same, 1.0)
+    assert abs(corrected - full) < 0.02 < abs(uncorrected - full)
+
+
+def test_the_positive_in_the_pool_is_left_out(vectors):
+    users, items = vectors
+    target, pool = torch.full((37,), 4), torch.tensor([4, 7])
+    same = target[:, None] == pool
+    masked = losses.sampled_softmax(users, items[target], items[pool], torch.zeros(2), same, 1.0)
+    swapped = losses.sampled_softmax(users, items[target], items[torch.tensor([9, 7])] * 100, torch.zeros(2), same, 1.0)
+    with torch.no_grad():
+        logits = torch.stack([(users * items[4]).sum(-1), users @ items[7] - np.log(2)], dim=1)
+    assert torch.allclose(masked, F.cross_entropy(logits, torch.zeros(37, dtype=torch.int64)), atol=1e-5)
+    assert not torch.allclose(masked, swapped)
+
+
+def test_info_nce_has_its_targets_on_the_diagonal_and_masks_twins():
+    left = torch.eye(6) * 10
+    none = torch.zeros(6, 6, dtype=torch.bool)
+    assert losses.info_nce(left, torch.eye(6), none, 1.0) < 0.001
+    assert losses.info_nce(left, torch.eye(6).roll(1, 0), none, 1.0) > 5
+    twins = torch.eye(6)
+    twins[1] = twins[0]
+    left = twins * 10
+    same = none.clone()
+    same[0, 1] = same[1, 0] = True
+    assert losses.info_nce(left, twins, same | torch.eye(6, dtype=torch.bool), 1.0) < 0.001
+    assert losses.info_nce(left, twins, none, 1.0) > 0.1
+
+
+def test_bpr_by_hand():
+    assert losses.bpr(torch.tensor([0.0]), torch.tensor([0.0])).item() == pytest.approx(np.log(2))
+    assert losses.bpr(torch.tensor([2.0]), torch.tensor([-1.0])).item() == pytest.approx(np.log1p(np.exp(-3)))

@@ -1,0 +1,96 @@
+"""The loop: interrupted runs end as uninterrupted ones, and worthless runs are refused by name."""
+
+import json
+
+import pytest
+import torch
+
+from tests.models.worlds import SPARC, dataset
+from tesserec.errors import ArtefactError, TrainingRefused
+from tesserec.models.sasrec import SASRec, SASRecConfig
+from tesserec.models.sparc import Sparc, SparcConfig
+from tesserec.training import loop
+from tesserec.training.checkpoint import load_tensors, save_tensors
+
+CONFIG = SparcConfig.model_validate(
+    SPARC | {"warmup_epochs": 2, "encoder": SPARC["encoder"] | {"dropout": 0.2}}
+    | {"training": SPARC["training"] | {"epochs": 5, "batch_positions": 250}}
+)  # fmt: skip
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Make the loop meet Ctrl-C after its n-th step."""
+
+    def arrange(steps):
+        taken, step = [0], loop.Loop._step
+
+        def counted(self, batch, progress):
+            step(self, batch, progress)
+            taken[0] += 1
+            self._interrupted = taken[0] == steps
+
+        monkeypatch.setattr(loop.Loop, "_step", counted)
+
+    return arrange
+
+
+def log(run):
+    drop = ("seconds", "targets_per_second")
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in drop} for row in rows]
+
+
+@pytest.mark.parametrize("steps", [1, 9, 17, 26])
+def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path, stop_after, monkeypatch, steps):
+    whole = Sparc(CONFIG).fit(dataset(), seed=2, run=tmp_path / "whole")
+    with monkeypatch.context():
+        stop_after(steps)
+        with pytest.raises(KeyboardInterrupt):
+            Sparc(CONFIG).fit(dataset(), seed=2, run=tmp_path / "cut")
+        monkeypatch.undo()
+    resumed = Sparc(CONFIG).fit(dataset(), seed=2, run=tmp_path / "cut", resume=True)
+    expected, found = whole.network.state_dict(), resumed.network.state_dict()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert log(tmp_path / "whole") == log(tmp_path / "cut")
+
+
+def test_a_checkpoint_is_whole_or_absent_and_says_so(tmp_path):
+    with pytest.raises(ArtefactError, match="no checkpoint to go on from"):
+        Sparc(CONFIG).fit(dataset(), seed=2, run=tmp_path, resume=True)
+    path = tmp_path / "checkpoint" / "last.safetensors"
+    save_tensors(path, {"a": torch.arange(5)}, {"seed": 1})
+    assert load_tensors(path)[1] == {"seed": 1}
+    for cut in (0, 1, 20, -1):
+        (tmp_path / "cut").write_bytes(path.read_bytes()[:cut])
+        with pytest.raises(ArtefactError, match="cut is damaged"):
+            load_tensors(tmp_path / "cut")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_name(monkeypatch):
+    monkeypatch.setattr("tesserec.models.sasrec.full_softmax", lambda *a: torch.tensor(float("nan"), requires_grad=True))
+    with pytest.raises(TrainingRefused, match=r"the softmax loss became nan in epoch 1.*learning_rate"):
+        SASRec().fit(dataset())
+
+
+def test_a_run_below_popularity_is_refused():
+    config = SASRecConfig.model_validate(
+        {"training": {"epochs": 1, "learning_rate": 1e-9, "batch_positions": 100_000}, "encoder": {"dim": 8, "heads": 1}}
+    )
+    with pytest.raises(TrainingRefused, match=r"sasrec reached recall@20 .* popularity alone"):
+        SASRec(config).fit(dataset())
+
+
+def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best_epoch(tmp_path, monkeypatch):
+    figures = iter([0.5, 0.9, 0.8, 0.7, 0.6, 0.95])
+    states = []
+
+    def validate(self):
+        states.append({k: v.clone() for k, v in self.network.state_dict().items()})
+        return {"valid/recall@20": next(figures)}
+
+    monkeypatch.setattr("tesserec.models.neural.FitTask.validate", validate)
+    config = SASRecConfig.model_validate({"training": {"epochs": 9, "patience": 2}, "encoder": {"dim": 8, "heads": 1}})
+    model = SASRec(config).fit(dataset(), run=tmp_path)
+    assert len(log(tmp_path)) == 4
+    assert all(torch.equal(value, states[1][key]) for key, value in model.network.state_dict().items())
