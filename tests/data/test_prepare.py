@@ -1,6 +1,5 @@
 """From log to dataset: filters, catalogue, fingerprint, degenerate input."""
 
-import random
 from collections import Counter
 from pathlib import Path
 
@@ -279,13 +278,43 @@ def test_progress_and_report_lines() -> None:
         assert part in text
 
 
-def test_rows_keep_their_order_through_many_chunks() -> None:
-    random.seed(0)
-    rows = [(random.randrange(50), n) for n in range(300_000)]
-    log = pl.DataFrame(rows, schema=["user", "item"], orient="row")
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pytest.param(lambda n: n, id="dense"),
+        pytest.param(lambda n: n - 10, id="negative"),
+        pytest.param(lambda n: n * 1_000_003, id="sparse"),
+        pytest.param(lambda n: n.cast(pl.UInt64) + 2**63, id="huge"),
+        pytest.param(lambda n: n.cast(pl.String).str.zfill(9), id="text"),
+    ],
+)
+def test_rows_keep_their_order_through_many_chunks(ids) -> None:
+    rows = 300_000
+    users = np.random.default_rng(0).integers(0, 50, rows)
+    log = pl.DataFrame({"user": users, "item": range(rows)}).with_columns(ids(pl.col("user", "item")))
     dataset = prepare(log)
-    ids = dataset.items.values.to_numpy()
-    for user, history in zip(dataset.test.users, dataset.test.histories, strict=True):
-        own = ids[history]
-        assert (np.diff(own) > 0).all()
-        assert rows[own[0]][0] == dataset.users.values[int(user)]
+    expected = log.group_by("user", maintain_order=True).agg("item").sort("user")
+    assert dataset.users.values.to_list() == expected["user"].to_list()
+    ends = dataset.test.targets.stops
+    for start, stop, items in zip(dataset.test.histories.starts, ends, expected["item"], strict=True):
+        assert dataset.items.decode(dataset.train.values[start:stop]).equals(items)
+
+
+REAL = Path(__file__).parents[3] / "shared" / "data"
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs the real logs beside the repository")
+@pytest.mark.parametrize(
+    ("name", "users", "items", "events", "repeats", "kind"),
+    [
+        ("ml-100k", 943, 1682, 100_000, 0, "seconds"),
+        ("amazon-beauty", 22_363, 12_101, 198_502, 0, "order"),
+        ("ciao", 7375, 105_114, 284_086, 1436, "seconds"),
+        ("globo-news", 322_897, 46_033, 2_988_181, 37_471, "seconds"),
+    ],
+)
+def test_real_logs(name: str, users: int, items: int, events: int, repeats: int, kind: str) -> None:
+    folder = REAL / name
+    report = prepare(folder / "interactions.parquet", items=folder / "items.parquet").report
+    assert (report.users, report.items, report.events, report.repeats) == (users, items, events, repeats)
+    assert report.time_kind == kind
