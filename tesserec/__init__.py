@@ -13,7 +13,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tesserec.data.dataset import Dataset
     from tesserec.data.prepare import prepare
-    from tesserec.evaluation import compare, evaluate
+    from tesserec.evaluation.protocol import evaluate
+    from tesserec.evaluation.significance import compare
     from tesserec.index.bundle import Bundle
     from tesserec.index.contract import Policy
     from tesserec.models import load_model as load
@@ -49,8 +50,8 @@ _HOMES = {
     "SASRec": "tesserec.models.sasrec",
     "Sparc": "tesserec.models.sparc",
     "TwoTower": "tesserec.models.two_tower",
-    "compare": "tesserec.evaluation",
-    "evaluate": "tesserec.evaluation",
+    "compare": "tesserec.evaluation.significance",
+    "evaluate": "tesserec.evaluation.protocol",
     "load": "tesserec.models",
     "prepare": "tesserec.data.prepare",
 }

@@ -73,8 +73,8 @@ def recommend(
     titles = titles_of(searcher)
     if as_json:
         rows = candidates.drop("user", "rank").to_dicts()
-        for row in rows if titles is not None else []:
-            row["title"] = titles[row["item"]]
+        if titles is not None:
+            rows = [{**row, "title": titles[row["item"]]} for row in rows]
         facts = {"generation": bundle.path.name, "model": searcher.facts.get("model")}
         print_json({"candidates": rows, "interests": interests, "unknown": unknown, **facts})
         return

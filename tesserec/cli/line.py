@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tesserec import runs
 from tesserec.cli.bundles import named_interests, print_candidates, titles_of
 from tesserec.cli.measuring import estimate_text
@@ -17,14 +19,13 @@ from tesserec.cli.shell import print_table, say
 from tesserec.data.dataset import Dataset
 from tesserec.data.prepare import prepare
 from tesserec.data.world import World
-from tesserec.errors import UserError
+from tesserec.errors import TrainingRefused, UserError
 from tesserec.evaluation.result import Evaluation
 from tesserec.files import write_json
 from tesserec.index.bundle import Bundle
 
 MARKER = "demo.json"
-COUNTED = ("popularity", "item-knn")
-NEURAL = ("two-tower", "sparc")
+TRAINED = ("item-knn", "two-tower", "sparc")
 KS = (10, 20, 50)
 METRICS = ("recall@10", "recall@20", "recall@50", "ndcg@20", "coverage@20")
 EXPLORE = 0.2
@@ -32,16 +33,18 @@ EXPLORE = 0.2
 
 @dataclass(frozen=True)
 class Size:
-    """How large the world is and how long the models train."""
+    """How large the world is, and how long the models train on it or on a log."""
 
     users: int
     items: int
     interests: int
     epochs: int
+    batch: int
+    codes: int
 
 
-FULL = Size(users=4000, items=2000, interests=24, epochs=12)
-SHORT = Size(users=1500, items=400, interests=12, epochs=5)
+FULL = Size(users=3000, items=1000, interests=24, epochs=8, batch=1024, codes=48)
+SHORT = Size(users=800, items=200, interests=8, epochs=6, batch=256, codes=16)
 
 
 def run_line(out: Path, data: Path | None, items: Path | None, *, short: bool, seed: int, overwrite: bool) -> None:
@@ -56,7 +59,7 @@ def run_line(out: Path, data: Path | None, items: Path | None, *, short: bool, s
     evaluations = _evaluate(out, names)
     _print_results(evaluations, world)
     runs.index_run(out / "runs" / names[-1], out / "bundles")
-    history = _print_answers(out)
+    history = _print_answers(out, world)
     if all(importlib.util.find_spec(name) for name in ("jinja2", "matplotlib")):
         say(f"report: {runs.write_run_report([out / 'runs' / name for name in names], out / 'report.html')}")
     say(f"the whole line took {time.perf_counter() - begin:.0f} s")
@@ -76,21 +79,38 @@ def _claim(out: Path, overwrite: bool) -> None:
 
 
 def _train(out: Path, size: Size, seed: int) -> list[str]:
-    """Train what is installed; returns the names, the model to be served last."""
-    neural = all(importlib.util.find_spec(name) for name in ("torch", "onnx", "onnxscript"))
+    """Train what is installed; returns the names of what was not refused, the model to be served last."""
+    neural = all(importlib.util.find_spec(name) for name in ("torch", "onnx", "onnxscript", "scipy"))
     if not neural:
-        say("two-tower and sparc are left out; they need: pip install 'tesserec[train]'")
-    names = [*COUNTED, *(NEURAL if neural else ())]
-    for name in names:
-        sets = [f"training.epochs={size.epochs}"] if name in NEURAL else []
-        run = runs.train_run(out / "dataset", name, out / "runs" / name, sets=sets, seed=seed, progress=True)
+        say("item-knn, two-tower and sparc are left out; they need: pip install 'tesserec[train]'")
+    done = []
+    for name in ("popularity", *(TRAINED if neural else ())):
+        sets = _settings(name, size, len(Dataset.open(out / "dataset").items))
+        try:
+            run = runs.train_run(out / "dataset", name, out / "runs" / name, sets=sets, seed=seed, progress=True)
+        except TrainingRefused as error:
+            say(f"{name} is left out: {error}")
+            continue
         say(f"{name}: trained in {run.facts['seconds']:.1f} s")
-    return names
+        done.append(name)
+    return done
+
+
+def _settings(name: str, size: Size, items: int) -> list[str]:
+    """A budget for a demonstration: fewer epochs and smaller steps than the defaults."""
+    if name not in ("two-tower", "sparc"):
+        return []
+    budget = [
+        f"training.epochs={size.epochs}",
+        f"training.batch_positions={size.batch}",
+        "training.learning_rate=0.003",
+    ]
+    return [*budget, f"codebook.codes={max(2, min(size.codes, items // 4))}"] if name == "sparc" else budget
 
 
 def _evaluate(out: Path, names: list[str]) -> dict[str, Evaluation]:
     """All runs measured alike, with the served model's interests as the common ground for novelty."""
-    cells_of = out / "runs" / names[-1] if names[-1] in NEURAL else None
+    cells_of = out / "runs" / "sparc" if "sparc" in names else None
     return {name: runs.evaluate_run(out / "runs" / name, ks=KS, cells_of=cells_of) for name in names}
 
 
@@ -107,29 +127,39 @@ def _print_results(evaluations: dict[str, Evaluation], world: World | None) -> N
     print_table(["model", *(f">{metric}" for metric in METRICS)], rows, title)
 
 
-def _print_answers(out: Path) -> list[Any]:
+def _print_answers(out: Path, world: World | None) -> list[Any]:
     """Interests and candidates of three test users; returns the newest items of the last of them."""
     dataset, searcher = Dataset.open(out / "dataset"), Bundle.open(out / "bundles").searcher
     titles = titles_of(searcher)
-    explore = EXPLORE if searcher.has_interests else None
     for row in range(min(3, len(dataset.test.users))):
         user = dataset.users.values[int(dataset.test.users[row])]
         ids = dataset.items.decode(dataset.test.histories[row]).to_list()
         newest = [str(titles[one] if titles is not None else one) for one in ids[-5:]]
-        say(f"\n[bold]{user}[/bold], lately: {', '.join(newest)}")
-        candidates = searcher.recommend([ids], 10, explore=explore)
+        print(f"\n{user}, lately: {', '.join(newest)}")
+        if world is not None:
+            print(f"in truth:  {_planted(world, int(str(user)[1:]))}")
+        if searcher.has_interests:
+            likely = searcher.interests([ids], 3).to_dicts()
+            print("estimated:", "; ".join(f"{one['name']} {one['probability']:.2f}" for one in likely))
+        candidates = searcher.recommend([ids], 10, explore=EXPLORE if searcher.has_interests else None)
         codes = candidates["interest"].drop_nulls().unique().to_list()
         print_candidates(candidates, named_interests(searcher, ids, codes), titles)
     return ids[-3:]
 
 
+def _planted(world: World, user: int) -> str:
+    """The three likeliest interests of a user's next event, as the world knows them."""
+    chances = world.posterior(np.array([user]))[0]
+    return "; ".join(f"{world.interest_names[c]} {chances[c]:.2f}" for c in np.argsort(-chances)[:3])
+
+
 def _print_next(out: Path, names: list[str], history: list[Any]) -> None:
     ids = ",".join(map(str, history))
     commands = [f"tesserec compare {' '.join(str(out / 'runs' / name) for name in names)}"]
-    if names[-1] in NEURAL:
+    if "sparc" in names:
         commands.append(f"tesserec interests {out / 'bundles'} --history {ids}")
     commands += [
-        f"tesserec recommend {out / 'bundles'} --history {ids}{' --explore 0.3' if names[-1] in NEURAL else ''} --json",
+        f"tesserec recommend {out / 'bundles'} --history {ids}{' --explore 0.3' if 'sparc' in names else ''} --json",
         f"tesserec info {out / 'bundles'}",
         "tesserec prepare YOUR-LOG.parquet --split leave-one-out --out my-dataset",
     ]

@@ -195,7 +195,7 @@ class World:
         np.add.at(stays, (np.arange(len(chosen))[:, None], held), weights)
         # Each held interest is the one that moves on with probability drift / HELD.
         moves = self.drift / HELD
-        return (1 - moves) * stays + moves * (stays @ self.successors)
+        return np.asarray((1 - moves) * stays + moves * (stays @ self.successors))
 
     def next_item_probabilities(self, users: Ints) -> Doubles:
         """``p(last item | hidden state)``, ``(users, items)``."""
