@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tesserec.data.dataset import Dataset, Part
+from tesserec.data.events import Events
 from tesserec.data.histories import Histories
 from tesserec.data.prepare import prepare
-from tesserec.data.splits import LeaveOneOut, TimeSplit, UserHoldout, check_leakage, make_split
+from tesserec.data.splits import LeaveOneOut, Parts, TimeSplit, UserHoldout, check_leakage, make_split
 from tesserec.errors import ConfigError, DataError
 
 DAY = 86_400
@@ -48,12 +49,12 @@ def test_leave_one_out() -> None:
 
 
 def test_user_holdout() -> None:
-    dataset = prepare(_log({f"u{n}": list(range(6)) for n in range(20)}), split="user-holdout")
+    dataset = prepare(_log({f"u{n}": list(range(7)) for n in range(20)}), split="user-holdout")
     valid, test = _part(dataset, dataset.valid), _part(dataset, dataset.test)
     assert (len(_train(dataset)), len(valid), len(test)) == (16, 2, 2)
     assert len({*_train(dataset), *valid, *test}) == 20
-    assert all(len(row) == 6 for row in _train(dataset).values())
-    assert all(pair == (["a0", "a1", "a2", "a3"], ["a4", "a5"]) for pair in (*valid.values(), *test.values()))
+    assert all(len(row) == 7 for row in _train(dataset).values())
+    assert all(pair == (["a0", "a1", "a2", "a3", "a4"], ["a5", "a6"]) for pair in (*valid.values(), *test.values()))
 
 
 def test_user_holdout_depends_on_its_seed_only() -> None:
@@ -214,3 +215,15 @@ def test_leaks_are_found(split: str, how: str, message: str) -> None:
     check_leakage(dataset)
     with pytest.raises(DataError, match=message):
         check_leakage(_broken(dataset, how))
+
+
+def test_prepare_refuses_a_split_that_leaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    apply = LeaveOneOut.apply
+
+    def leaky(split: LeaveOneOut, events: Events) -> Parts:
+        parts = apply(split, events)
+        return replace(parts, train=_shifted(parts.train, stops=1))
+
+    monkeypatch.setattr(LeaveOneOut, "apply", leaky)
+    with pytest.raises(DataError, match="valid part leaks: user 'u': targets are in the training part"):
+        prepare(_log({"u": [1, 2, 3], "v": [1, 2, 3]}))
