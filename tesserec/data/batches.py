@@ -65,7 +65,8 @@ class NegativeSampler:
     def draw(self, size: int, rng: np.random.Generator) -> Ints:
         """``size`` item indices with replacement."""
         places = rng.random(size) * self._cumulative[-1]
-        return np.minimum(np.searchsorted(self._cumulative, places, side="right"), len(self.probability) - 1)
+        drawn: Ints = np.searchsorted(self._cumulative, places, side="right")
+        return np.minimum(drawn, len(self.probability) - 1, dtype=np.int64)
 
 
 class SequenceBatches:

@@ -36,8 +36,9 @@ class Retriever(ABC):
 
     name: ClassVar[str]
     Config: ClassVar[type[BaseModel]]
+    config: Any
 
-    def __init__(self, config: Any = None) -> None:
+    def __init__(self, config: BaseModel | None = None) -> None:
         self.config = self.Config() if config is None else config
 
     @abstractmethod

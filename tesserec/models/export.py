@@ -21,6 +21,7 @@ from tesserec.files import write_json
 from tesserec.index.bundle import publish
 from tesserec.models.base import Retriever
 from tesserec.models.neural import Network, NeuralRetriever
+from tesserec.models.tables import TableRetriever
 
 OPSET = 20
 
@@ -30,7 +31,8 @@ def publish_bundle(model: Retriever, root: Path, facts: dict[str, Any]) -> Path:
     facts = {"model": model.name, "config": model.config.model_dump(), **facts}
     if isinstance(model, NeuralRetriever):
         return publish(root, model.searcher, lambda folder: export_network(model.network, folder), facts)
-    return publish(root, model.searcher, model.searcher.side.save, facts)
+    assert isinstance(model, TableRetriever)
+    return publish(root, model.searcher, model.side().save, facts)
 
 
 def export_network(network: Network, folder: Path) -> None:

@@ -88,4 +88,5 @@ def _best(
     order = np.lexsort((item, -score, code))
     order = order[code[order] != item[order]]
     first = np.searchsorted(code[order], code[order])
-    return order[np.arange(len(order)) - first < size]
+    best: np.ndarray[tuple[int], np.dtype[np.int64]] = order[np.arange(len(order)) - first < size]
+    return best

@@ -108,7 +108,8 @@ class Network(nn.Module):
 
     def read(self, interests: Tensor, lengths: Tensor, *state: Tensor) -> Tensor:
         """User vectors ``(batch, interests, dim)``, scaled so that dot products with items are logits."""
-        return (self.user(state[0]) / self.config.temperature)[:, None].expand(-1, interests.shape[1], -1)
+        user: Tensor = self.user(state[0]) / self.config.temperature
+        return user[:, None].expand(-1, interests.shape[1], -1)
 
     @torch.no_grad()
     def cells(self) -> Tensor:
@@ -118,6 +119,10 @@ class Network(nn.Module):
     def end_epoch(self, epoch: int, seed: int) -> dict[str, Any]:
         """Upkeep between epochs and its figures for the log."""
         return {}
+
+    def complete(self) -> bool:
+        """False while a warm-up trains only a part of the network."""
+        return True
 
 
 class TensorBatch:
@@ -185,7 +190,7 @@ class TorchSide:
 class NeuralRetriever(Retriever):
     """A retriever whose user side is a trained network."""
 
-    Network: ClassVar[type[Network]]
+    network_class: ClassVar[type[Network]]
     network: Network
     catalogue: Catalogue
 
@@ -202,7 +207,7 @@ class NeuralRetriever(Retriever):
         self.catalogue = Catalogue.from_dataset(dataset)
         features = ItemFeatures.from_dataset(dataset) if self.config.features else None
         torch.manual_seed(seed)
-        self.network = self.Network(len(dataset.items), self.config, features).to(device())
+        self.network = self.network_class(len(dataset.items), self.config, features).to(device())
         task = FitTask(self, dataset, seed)
         loop = Loop(task, self.config.training, seed=seed, run=run, progress=progress)
         loop.train(resume)
@@ -239,7 +244,7 @@ class NeuralRetriever(Retriever):
         model = cls(cls.Config.model_validate(read_json(path / "config.json")))
         model.catalogue = Catalogue.open(path)
         features = ItemFeatures.open(path) if model.config.features else None
-        model.network = cls.Network(len(model.catalogue.items), model.config, features).to(device())
+        model.network = cls.network_class(len(model.catalogue.items), model.config, features).to(device())
         model.network.load_state_dict(load_tensors(path / "model.safetensors")[0])
         model.network.eval()
         return model
@@ -280,6 +285,10 @@ class FitTask:
         """Recall on the validation users, by the search that serves."""
         self.model.__dict__.pop("searcher", None)
         return {f"valid/recall@{self.k}": self._recall(self.model.searcher)}
+
+    def complete(self) -> bool:
+        """See :class:`tesserec.training.loop.Task`."""
+        return self.network.complete()
 
     def refuse_if_below_popularity(self, best: float) -> None:
         """Raise if the best epoch's recall is not above the popularity baseline's on the same users."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -38,7 +40,7 @@ class Popularity(TableRetriever):
     """Items by their count in training; the baseline that every other model must beat."""
 
     name = "popularity"
-    Config: type[BaseModel] = PopularityConfig
+    Config: ClassVar[type[BaseModel]] = PopularityConfig
 
     def side(self) -> ConstantSide:
         """One code for everybody."""

@@ -50,4 +50,4 @@ class SASRec(NeuralRetriever):
 
     name = "sasrec"
     Config = SASRecConfig
-    Network = SASRecNetwork
+    network_class = SASRecNetwork

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import Self
 
 from tesserec.data.features import ItemFeatures
 from tesserec.errors import ConfigError, TrainingRefused
@@ -77,6 +78,15 @@ class SparcConfig(NeuralConfig):
     contrast_rows: int = Field(512, ge=2)
     interests: int = Field(8, ge=1)
     merge: Merge = "probability"
+
+    @model_validator(mode="after")
+    def _joint_epochs(self) -> Self:
+        if self.warmup_epochs >= self.training.epochs:
+            raise ValueError(
+                f"warmup_epochs = {self.warmup_epochs} leaves none of training.epochs = {self.training.epochs} for the "
+                "codebook; use fewer warm-up epochs or more epochs"
+            )
+        return self
 
 
 class SparcNetwork(Network):
@@ -161,7 +171,8 @@ class SparcNetwork(Network):
         mask = torch.zeros_like(padding, dtype=states.dtype).masked_fill(padding, -torch.inf)[:, None, None]
         queries = F.embedding(interests, self.quantiser.codebooks[0])
         vectors = self.reader(states, last_valid(states, lengths)[:, None], queries, mask)
-        return self.user(vectors) / self.config.temperature
+        scaled: Tensor = self.user(vectors) / self.config.temperature
+        return scaled
 
     @torch.no_grad()
     def cells(self) -> Tensor:
@@ -170,6 +181,10 @@ class SparcNetwork(Network):
             return super().cells()
         cells: Tensor = self.quantiser(self.items.all()).codes[:, 0]
         return cells
+
+    def complete(self) -> bool:
+        """False until the codebook is started."""
+        return bool(self.quantiser.started)
 
     @torch.no_grad()
     def end_epoch(self, epoch: int, seed: int) -> dict[str, Any]:
@@ -227,9 +242,10 @@ class Sparc(NeuralRetriever):
 
     name = "sparc"
     Config = SparcConfig
-    Network = SparcNetwork
+    network_class = SparcNetwork
 
     def policy(self) -> Policy:
         """The configured number of interests, merged as configured; one interest before the codebook exists."""
-        started = bool(getattr(self.network, "quantiser").started)
-        return Policy(interests=self.config.interests, merge=self.config.merge) if started else Policy(interests=1)
+        if not self.network.complete():
+            return Policy(interests=1)
+        return Policy(interests=self.config.interests, merge=self.config.merge)

@@ -14,7 +14,7 @@ from tesserec.index.catalogue import Catalogue
 from tesserec.index.contract import Policy
 from tesserec.index.postings import ScorePostings
 from tesserec.index.searcher import Searcher
-from tesserec.index.user_side import ScoreSide
+from tesserec.index.user_side import ConstantSide, HistorySide
 from tesserec.models.base import Retriever
 
 
@@ -29,7 +29,7 @@ class TableRetriever(Retriever):
         """Scored items of each code."""
 
     @abstractmethod
-    def side(self) -> ScoreSide:
+    def side(self) -> ConstantSide | HistorySide:
         """Which codes a history stands for."""
 
     def fit(

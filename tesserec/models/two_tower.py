@@ -35,4 +35,4 @@ class TwoTower(NeuralRetriever):
 
     name = "two-tower"
     Config = TwoTowerConfig
-    Network = TwoTowerNetwork
+    network_class = TwoTowerNetwork

@@ -48,7 +48,7 @@ class ItemTower(nn.Module):
         """
         distinct, place = torch.unique(torch.cat([i.reshape(-1) for i in ids]), return_inverse=True)
         vectors = F.embedding(place, self(distinct))
-        parts = vectors.split([i.numel() for i in ids])
+        parts = torch.split(vectors, [i.numel() for i in ids])
         return tuple(part.view(*i.shape, -1) for part, i in zip(parts, ids, strict=True))
 
     def every(self) -> Tensor:
@@ -60,4 +60,4 @@ class ItemTower(nn.Module):
     def all(self, block: int = 65_536) -> Tensor:
         """Vectors of the whole catalogue, ``(items, dim)``."""
         ids = torch.arange(self.table.num_embeddings, device=self.table.weight.device)
-        return torch.cat([self(part) for part in ids.split(block)])
+        return torch.cat([self(part) for part in torch.split(ids, block)])

@@ -42,7 +42,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def optimiser_state(optimisers: list[torch.optim.Optimizer]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and plain numbers of several optimisers under flat names."""
-    tensors, numbers = {}, {}
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
     for i, optimiser in enumerate(optimisers):
         for p, state in optimiser.state_dict()["state"].items():
             for name, value in state.items():

@@ -33,8 +33,15 @@ from tesserec.training.config import TrainingConfig
 class Task(Protocol):
     """What the loop needs to know of a model."""
 
-    network: nn.Module
-    batches: SequenceBatches
+    @property
+    def network(self) -> nn.Module:
+        """What is trained."""
+        ...
+
+    @property
+    def batches(self) -> SequenceBatches:
+        """What it is trained on."""
+        ...
 
     def losses(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Weighted loss terms of a batch; ``progress`` runs from 0 to 1 over all epochs."""
@@ -48,6 +55,10 @@ class Task(Protocol):
         """Validation figures; the first one decides, larger is better."""
         ...
 
+    def complete(self) -> bool:
+        """Whether the network is what is to be kept; epochs of a warm-up are not and cannot be the best."""
+        ...
+
 
 @dataclass
 class Position:
@@ -57,6 +68,7 @@ class Position:
     step: int = 0
     best: float = -math.inf
     best_epoch: int = -1
+    warm: int = 0
     seconds: float = 0.0
     sums: dict[str, float] = field(default_factory=dict)
     targets: int = 0
@@ -73,8 +85,8 @@ def use_bf16(precision: str) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        return bool(torch.cuda.is_bf16_supported())  # type: ignore[no-untyped-call,unused-ignore]
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
@@ -127,7 +139,7 @@ class Loop:
         return self.position.rows
 
     def _finished(self) -> bool:
-        waited = self.position.epoch - 1 - self.position.best_epoch
+        waited = self.position.epoch - max(self.position.warm, self.position.best_epoch + 1)
         return self.position.epoch >= self.config.epochs or waited >= self.config.patience
 
     def _epoch(self, bar: Progress) -> None:
@@ -172,7 +184,9 @@ class Loop:
         upkeep = self.task.end_epoch(at.epoch)
         figures = self.task.validate()
         value = next(iter(figures.values()))
-        if value > at.best:
+        if not self.task.complete():
+            at.warm = at.epoch + 1
+        elif value > at.best:
             at.best, at.best_epoch = value, at.epoch
             self.best = {k: v.detach().clone() for k, v in checkpoint.network_tensors(self.task.network).items()}
         losses = {f"loss/{name}": total / at.targets for name, total in at.sums.items()}
