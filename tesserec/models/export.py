@@ -41,7 +41,7 @@ def export_network(network: Network, folder: Path) -> None:
     dim = network.config.encoder.dim
     with torch.no_grad():
         vectors, lengths = torch.randn(2, 3, dim), torch.tensor([3, 2])
-        posterior, *state = network.encode(vectors, lengths)
+        _posterior, *state = network.encode(vectors, lengths)
         names = [f"state_{number}" for number in range(len(state))]
         batch, length = torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
         _export(

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from tesserec.models.neural import NeuralConfig, NeuralRetriever, Network, TensorBatch
+from tesserec.models.neural import Network, NeuralConfig, NeuralRetriever, TensorBatch
 from tesserec.nn.losses import full_softmax
 
 

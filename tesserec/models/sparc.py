@@ -13,7 +13,7 @@ from typing_extensions import Self
 from tesserec.data.features import ItemFeatures
 from tesserec.errors import ConfigError, TrainingRefused
 from tesserec.index.contract import Merge, Policy
-from tesserec.models.neural import NeuralConfig, NeuralRetriever, Network, TensorBatch, last_valid
+from tesserec.models.neural import Network, NeuralConfig, NeuralRetriever, TensorBatch, last_valid
 from tesserec.nn.encoders import causal_mask
 from tesserec.nn.interests import Posterior, Reader
 from tesserec.nn.losses import bpr, info_nce

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from tesserec.models.neural import NeuralConfig, NeuralRetriever, Network, TensorBatch
+from tesserec.models.neural import Network, NeuralConfig, NeuralRetriever, TensorBatch
 
 
 class TwoTowerConfig(NeuralConfig):

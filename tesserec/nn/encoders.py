@@ -65,7 +65,7 @@ class Attention(nn.Module):
         return x.view(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
 
     def forward(self, queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
-        """Queries ``(batch, q, dim)``, keys ``(batch, k, dim)``, additive mask broadcastable to ``(batch, 1, q, k)``."""
+        """Queries ``(batch, q, dim)``, keys ``(batch, k, dim)``, additive mask ``(..., q, k)``."""
         q = self._split(self.query(queries))
         k, v = (self._split(x) for x in self.key_value(keys).chunk(2, dim=-1))
         weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + mask.to(q.dtype), dim=-1)

@@ -6,12 +6,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.models.worlds import dataset, fitted, world
 from tesserec.errors import ArtefactError, ConfigError, DataError, UserError
 from tesserec.evaluation.metrics import recall
 from tesserec.index.bundle import Bundle
 from tesserec.models import MODELS, load_model, model_class
 from tesserec.models.export import publish_bundle
+from tests.models.worlds import dataset, fitted, world
 
 ALL = list(MODELS)
 TRAINED = ["two-tower", "sasrec", "sparc"]
@@ -59,7 +59,8 @@ def test_one_user_at_a_time_gives_what_a_batch_gives(model):
 def test_a_saved_model_answers_the_same(model, tmp_path):
     model.save(tmp_path / "model")
     again = load_model(tmp_path / "model")
-    assert type(again) is type(model) and again.config == model.config
+    assert type(again) is type(model)
+    assert again.config == model.config
     assert again.recommend(some_histories(), k=10).equals(model.recommend(some_histories(), k=10))
     with pytest.raises(UserError, match="exists already"):
         model.save(tmp_path / "model")

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models.worlds import SPARC, dataset, fitted, world
 from tesserec.errors import ConfigError, TrainingRefused
 from tesserec.evaluation.metrics import recall
 from tesserec.models.neural import FitTask
 from tesserec.models.sparc import Sparc, SparcConfig, SparcNetwork
+from tests.models.worlds import SPARC, dataset, fitted, world
 
 TERMS = ("softmax", "bce", "rq", "shuffle", "user_item", "item_item", "interest")
 

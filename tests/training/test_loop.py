@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from tests.models.worlds import SPARC, dataset
 from tesserec.errors import ArtefactError, TrainingRefused
 from tesserec.models.sasrec import SASRec, SASRecConfig
 from tesserec.models.sparc import Sparc, SparcConfig
 from tesserec.training import loop
 from tesserec.training.checkpoint import load_tensors, save_tensors
+from tests.models.worlds import SPARC, dataset
 
 CONFIG = SparcConfig.model_validate(
     SPARC | {"warmup_epochs": 2, "encoder": SPARC["encoder"] | {"dropout": 0.2}}
@@ -68,14 +68,19 @@ def test_a_checkpoint_is_whole_or_absent_and_says_so(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_name(monkeypatch):
-    monkeypatch.setattr("tesserec.models.sasrec.full_softmax", lambda *a: torch.tensor(float("nan"), requires_grad=True))
+    monkeypatch.setattr(
+        "tesserec.models.sasrec.full_softmax", lambda *a: torch.tensor(float("nan"), requires_grad=True)
+    )
     with pytest.raises(TrainingRefused, match=r"the softmax loss became nan in epoch 1.*learning_rate"):
         SASRec().fit(dataset())
 
 
 def test_a_run_below_popularity_is_refused():
     config = SASRecConfig.model_validate(
-        {"training": {"epochs": 1, "learning_rate": 1e-9, "batch_positions": 100_000}, "encoder": {"dim": 8, "heads": 1}}
+        {
+            "training": {"epochs": 1, "learning_rate": 1e-9, "batch_positions": 100_000},
+            "encoder": {"dim": 8, "heads": 1},
+        }
     )
     with pytest.raises(TrainingRefused, match=r"sasrec reached recall@20 .* popularity alone"):
         SASRec(config).fit(dataset())
