@@ -1,4 +1,4 @@
-"""Export: a fitted retriever as a bundle generation that needs no PyTorch.
+"""Export: the user side of a trained network as files that need no PyTorch.
 
 The user side of a network becomes two ONNX graphs. Neither holds the catalogue: the encoder takes the history's item
 vectors, which the index already has, so an index can gain items without a new export.
@@ -18,21 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from tesserec.files import write_json
-from tesserec.index.bundle import publish
-from tesserec.models.base import Retriever
-from tesserec.models.neural import Network, NeuralRetriever
-from tesserec.models.tables import TableRetriever
+from tesserec.models.neural import Network
 
 OPSET = 20
-
-
-def publish_bundle(model: Retriever, root: Path, facts: dict[str, Any]) -> Path:
-    """Publish a fitted model as the next generation under ``root`` and return its directory."""
-    facts = {"model": model.name, "config": model.config.model_dump(), **facts}
-    if isinstance(model, NeuralRetriever):
-        return publish(root, model.searcher, lambda folder: export_network(model.network, folder), facts)
-    assert isinstance(model, TableRetriever)
-    return publish(root, model.searcher, model.side().save, facts)
 
 
 def export_network(network: Network, folder: Path) -> None:

@@ -119,6 +119,7 @@ def test_recipe_prints_settings_that_train_accepts(shop, tmp_path):
     assert settings["decay"]["from"] == "default"
 
 
+@pytest.mark.skipif(importlib.util.find_spec("jinja2") is None, reason="needs the report extra")
 def test_report_is_one_page(run):
     run_cli("evaluate", run)
     page = (run / "report.html").read_text()
@@ -147,3 +148,41 @@ def test_neural_line(shop, run, tmp_path):
     found = json.loads(run_cli("interests", tmp_path / "bundles", "--history", HISTORY, "-k", "8", "--json"))
     assert sum(one["probability"] for one in found["interests"]) == pytest.approx(1, abs=1e-4)
     run_cli("interests", tmp_path / "bundles", "--history", HISTORY)
+
+
+def test_demo_runs_to_its_last_line(tmp_path, monkeypatch):
+    from tesserec.cli import line
+
+    monkeypatch.setattr(line, "SHORT", line.Size(users=200, items=80, interests=5, epochs=2, batch=256, codes=5))
+    shown = run_cli("demo", "--short", "--out", tmp_path / "demo")
+    assert "best possible" in shown
+    assert "in truth:" in shown
+    assert (tmp_path / "demo" / "bundles" / "CURRENT").is_file()
+    assert "--overwrite" in run_cli("demo", "--short", "--out", tmp_path / "demo", code=2)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    assert "not an earlier demo" in run_cli("demo", "--out", tmp_path / "mine", "--overwrite", code=2)
+
+
+def test_demo_takes_a_log_of_ones_own(log, tmp_path, monkeypatch):
+    from tesserec.cli import line
+
+    monkeypatch.setattr(line, "TRAINED", ())
+    shown = run_cli("demo", "--data", log[0], "--items", log[1], "--out", tmp_path / "demo")
+    assert "popularity" in shown
+    assert "best possible" not in shown
+
+
+@pytest.mark.parametrize("command", ["train", "index"])
+def test_missing_extra_is_named(shop, run, tmp_path, monkeypatch, command):
+    def missing(*args, **kwargs):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    if command == "train":
+        monkeypatch.setattr("tesserec.models.model_class", missing)
+        message = run_cli("train", shop, "--model", "sparc", "--out", tmp_path / "run", code=2)
+        assert not (tmp_path / "run").exists()
+    else:
+        monkeypatch.setattr("tesserec.models.publish.publish_bundle", missing)
+        message = run_cli("index", run, "--out", tmp_path / "bundles", code=2)
+    assert "pip install 'tesserec[train]'" in message

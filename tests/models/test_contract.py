@@ -10,7 +10,7 @@ from tesserec.errors import ArtefactError, ConfigError, DataError, UserError
 from tesserec.evaluation.metrics import recall
 from tesserec.index.bundle import Bundle
 from tesserec.models import MODELS, load_model, model_class
-from tesserec.models.export import publish_bundle
+from tesserec.models.publish import publish_bundle
 from tests.models.worlds import dataset, fitted, world
 
 ALL = list(MODELS)
