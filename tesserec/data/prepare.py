@@ -25,7 +25,7 @@ from tesserec.data.report import PrepareReport
 from tesserec.data.splits import Parts, Split, check_leakage, describe, make_split
 from tesserec.data.tables import Table, collect, read_table
 from tesserec.data.values import Times, id_values, number_values, time_values
-from tesserec.errors import ConfigError, DataError
+from tesserec.errors import ConfigError, DataError, UserError
 
 Repeats = Literal["keep", "first", "last"]
 Progress = Callable[[str], None]
@@ -111,6 +111,8 @@ def prepare(
         If the log or a table cannot be used; names file, column, row and value.
     ConfigError
         If parameters are unknown or do not fit the log.
+    UserError
+        If ``out`` exists and may not be replaced, or cannot be written.
 
     Examples
     --------
@@ -124,6 +126,8 @@ def prepare(
     filters = Filters(events, min_weight, repeats, min_user_events, min_item_events)
     chosen, given, report = make_split(split), dict(columns or {}), PrepareReport()
     check_given(given)
+    if out is not None and Path(out).exists() and not overwrite:
+        raise UserError(f"{out} exists already; choose another name or allow it to be overwritten")
     say("checking the log")
     table, times = _checked(read_table(log), given, filters, time_kind, report)
     catalogue = read_catalogue(items, report.columns, roles)

@@ -117,7 +117,7 @@ def _to_frame(source: Any) -> pl.DataFrame:
     if isinstance(source, pl.DataFrame):
         return source
     if isinstance(source, pl.LazyFrame):
-        return source.collect(engine="streaming")
+        return collect(source, Table("the polars LazyFrame", source, ()))
     if type(source).__module__.split(".")[0] == "pandas" and hasattr(source, "columns"):
         return _from_pandas(source)
     if hasattr(source, "__arrow_c_stream__"):

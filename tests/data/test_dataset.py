@@ -100,8 +100,12 @@ def test_not_a_dataset(tmp_path: Path) -> None:
 def test_an_existing_dataset_is_replaced_only_on_demand(world: World, saved: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(saved, copy)
+    said: list[str] = []
     with pytest.raises(UserError, match="copy exists already"):
-        prepare(world.log, out=copy)
+        prepare(world.log, out=copy, progress=said.append)
+    assert not said, "refused before any work"
+    with pytest.raises(UserError, match="copy exists already"):
+        Dataset.open(saved).save(copy)
     assert prepare(world.log, out=copy, overwrite=True).fingerprint != Dataset.open(saved).fingerprint
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()

@@ -137,6 +137,11 @@ def test_mixed_types_in_pandas() -> None:
         read_table(frame)
 
 
+def test_a_lazy_frame_that_fails() -> None:
+    with pytest.raises(DataError, match=r"the polars LazyFrame cannot be read: .*none"):
+        read_table(FRAME.lazy().select("none"))
+
+
 def test_not_a_table() -> None:
     with pytest.raises(DataError, match="cannot be made of 'int'"):
         read_table(3)
