@@ -43,7 +43,7 @@ class Size:
     codes: int
 
 
-FULL = Size(users=3000, items=1000, interests=24, epochs=8, batch=1024, codes=48)
+FULL = Size(users=3000, items=1000, interests=24, epochs=12, batch=1024, codes=48)
 SHORT = Size(users=800, items=200, interests=8, epochs=6, batch=256, codes=16)
 
 
