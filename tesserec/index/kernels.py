@@ -6,7 +6,9 @@ Larger keys are better candidates and no two are equal, so ties need no special 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -22,9 +24,21 @@ Floats = NDArray[np.float32]
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile without the GIL held, cached on disk where some directory can be written."""
     try:
-        return njit(nogil=True, cache=True)(function)
+        compiled = njit(nogil=True, cache=True)(function)
     except RuntimeError:  # numba found no place for its cache, as on a read-only file system
         return njit(nogil=True)(function)
+    if compiled.stats.cache_path is not None:
+        _drop_stale_cache(Path(compiled.stats.cache_path), function.__name__)
+    return compiled
+
+
+def _drop_stale_cache(folder: Path, name: str) -> None:
+    """Forget code compiled before this file changed: numba looks at a kernel's own file only, not at its callees'."""
+    changed = Path(__file__).stat().st_mtime
+    for index in folder.glob(f"*.{name}-*.nbi"):
+        with contextlib.suppress(OSError):
+            if index.stat().st_mtime < changed:
+                index.unlink()
 
 
 @kernel

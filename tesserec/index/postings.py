@@ -17,7 +17,7 @@ from typing_extensions import Self
 
 from tesserec.errors import ArtefactError, DataError
 from tesserec.files import read_json
-from tesserec.index.topk import places
+from tesserec.index.topk import ItemVectors, item_vectors
 
 Floats = NDArray[np.float32]
 Items = NDArray[np.int32]
@@ -92,9 +92,14 @@ class VectorPostings:
         return self.cells
 
     @cached_property
+    def table(self) -> ItemVectors:
+        """The vectors as the search takes them."""
+        return item_vectors(self.vectors, self.items)
+
+    @property
     def place(self) -> Items:
         """Row of each item in ``vectors``, int32 ``(size,)``."""
-        return places(self.items)
+        return self.table.place
 
     @cached_property
     def cell_of(self) -> Items:

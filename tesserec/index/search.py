@@ -9,7 +9,7 @@ Score postings: the lists of the user's codes are added up.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,17 +62,26 @@ def retrieve(
         If k is below one, or exploration is asked of a model without interests.
     """
     _check(postings, histories, k, policy)
+    request = _Request(k, policy, exclude_seen, budget_mb)
     answer = no_candidates(len(histories), k)
     by_length = np.argsort(histories.lengths, kind="stable")  # users of like lengths share a batch: little padding
-    batch = _batch_users(postings, k, policy, budget_mb)
+    batch = _batch_users(postings, request)
     for start in range(0, len(histories), batch):
         rows = by_length[start : start + batch]
-        found = _retrieve_batch(side, postings, histories.take(rows), k, policy, exclude_seen, budget_mb)
+        found = _retrieve_batch(side, postings, _known_items(histories, rows, postings.size), request)
         for name in vars(answer):
             getattr(answer, name)[rows] = getattr(found, name)
         if progress:
             progress(min(start + batch, len(histories)), len(histories))
     return answer
+
+
+@dataclass(frozen=True)
+class _Request:
+    k: int
+    policy: Policy
+    exclude_seen: bool
+    budget_mb: int
 
 
 def has_interests(postings: Postings) -> bool:
@@ -90,58 +99,73 @@ def _check(postings: Postings, histories: Histories, k: int, policy: Policy) -> 
         )
     if len(empty := np.flatnonzero(histories.lengths < 1)):
         raise DataError(f"history {empty[0]} is empty; give at least one item of the catalogue")
-    flat = histories.compact()
-    if len(bad := np.flatnonzero((flat.values < 0) | (flat.values >= postings.size))):
-        row = int(np.searchsorted(flat.stops, bad[0], side="right"))
-        raise DataError(f"history {row} holds item {flat.values[bad[0]]}; expected 0 to {postings.size - 1}")
 
 
-def _batch_users(postings: Postings, k: int, policy: Policy, budget_mb: int) -> int:
-    if budget_mb < 1:
-        raise ConfigError(f"budget_mb = {budget_mb}; the search needs at least 1 MiB of working memory")
+def _known_items(histories: Histories, rows: NDArray[np.int64], size: int) -> Histories:
+    """The chosen histories on an array of their own, all of whose items are in the postings."""
+    flat = histories.take(rows).compact()
+    if len(bad := np.flatnonzero((flat.values < 0) | (flat.values >= size))):
+        row = rows[np.searchsorted(flat.stops, bad[0], side="right")]
+        raise DataError(f"history {row} holds item {flat.values[bad[0]]}; expected 0 to {size - 1}")
+    return flat
+
+
+def _batch_users(postings: Postings, request: _Request) -> int:
+    if request.budget_mb < 1:
+        raise ConfigError(f"budget_mb = {request.budget_mb}; the search needs at least 1 MiB of working memory")
     if isinstance(postings, ScorePostings):
         return _BATCH
-    columns = policy.interests * (2 if policy.explore else 1)
-    row = postings.cells * 20 + columns * (postings.dim * 8 + k * 16)
-    return int(np.clip((budget_mb << 20) // (2 * row), 1, _BATCH))
+    columns = request.policy.interests * (2 if request.policy.explore else 1)
+    row = postings.cells * 20 + columns * (postings.dim * 8 + request.k * 16)
+    return int(np.clip((request.budget_mb << 20) // (2 * row), 1, _BATCH))
 
 
 def _retrieve_batch(
-    side: UserSide | ScoreSide,
-    postings: Postings,
-    histories: Histories,
-    k: int,
-    policy: Policy,
-    exclude_seen: bool,
-    budget_mb: int,
+    side: UserSide | ScoreSide, postings: Postings, histories: Histories, request: _Request
 ) -> Candidates:
     if isinstance(postings, ScorePostings):
         if not isinstance(side, ScoreSide):
             raise ConfigError(f"{type(side).__name__} reads vectors, but the postings hold scores; they do not fit")
-        return sum_lists(side, postings, histories, k, exclude_seen)
+        return sum_lists(side, postings, histories, request.k, request.exclude_seen)
     if isinstance(side, ScoreSide):
         raise ConfigError(f"{type(side).__name__} weighs codes, but the postings hold vectors; they do not fit")
-    return _search_cells(side, postings, histories, k, policy, exclude_seen, budget_mb)
+    return _search_cells(side, postings, histories, request)
 
 
-def _search_cells(
-    side: UserSide,
-    postings: VectorPostings,
-    histories: Histories,
-    k: int,
-    policy: Policy,
-    exclude_seen: bool,
-    budget_mb: int,
-) -> Candidates:
+def _search_cells(side: UserSide, postings: VectorPostings, histories: Histories, request: _Request) -> Candidates:
+    policy = request.policy
     encoded = side.encode(histories)
     posterior = _checked_posterior(encoded.posterior, postings.cells)
-    known = known_cells(postings, histories) if policy.explore > 0 else np.zeros((len(histories), 0), np.bool_)
-    choice = choose(posterior, known, policy, k)
+    known = known_cells(postings, histories)
+    choice = choose(posterior, known, policy, request.k)
     vectors = np.asarray(side.read(encoded, choice.codes), np.float32)
-    seen = histories if exclude_seen else None
-    items, scores = _interest_lists(postings, posterior, known, choice, vectors, k, policy.visit, seen, budget_mb)
-    found = merge_interests(choice, items, scores, k, policy)
+    exploited, explored = _cells_to_search(posterior, known, choice, policy.visit)
+    items = np.full((*choice.codes.shape, request.k), -1, np.int32)
+    scores = np.full((*choice.codes.shape, request.k), -np.inf, np.float32)
+    for of_part, cells in ((~choice.explored, exploited), (choice.explored, explored)):
+        users, columns = np.nonzero((choice.codes >= 0) & of_part)
+        if len(users):
+            unwanted = histories.take(users) if request.exclude_seen else None
+            best = _search(postings, vectors[users, columns], cells, users, unwanted, request)
+            items[users, columns], scores[users, columns] = best
+    found = merge_interests(choice, items, scores, request.k, policy)
     return found if has_interests(postings) else _without_interests(found)
+
+
+def _search(
+    postings: VectorPostings,
+    queries: Floats,
+    cells: NDArray[np.bool_] | None,
+    users: NDArray[np.int64],
+    unwanted: Histories | None,
+    request: _Request,
+) -> TopK:
+    """The best items of each query in the cells of its user; None is every cell."""
+    k, budget = request.k, request.budget_mb
+    if cells is None:
+        return exact_topk(queries, postings.table, k, exclude=unwanted, budget_mb=budget)
+    rows = _as_rows(cells).take(users)
+    return cells_topk(queries, postings.table, postings.offsets, rows, k, exclude=unwanted, budget_mb=budget)
 
 
 def _without_interests(found: Candidates) -> Candidates:
@@ -184,46 +208,18 @@ def visited_cells(posterior: Floats, visit: float) -> NDArray[np.bool_]:
     return visited
 
 
-def _interest_lists(
-    postings: VectorPostings,
-    posterior: Floats,
-    known: NDArray[np.bool_],
-    choice: Choice,
-    vectors: Floats,
-    k: int,
-    visit: float,
-    seen: Histories | None,
-    budget_mb: int,
-) -> TopK:
-    """The k best unseen items of each interest within its cells, ``(users, columns, k)``; -1 where there are none."""
-    items = np.full((*choice.codes.shape, k), -1, np.int32)
-    scores = np.full((*choice.codes.shape, k), -np.inf, np.float32)
+def _cells_to_search(
+    posterior: Floats, known: NDArray[np.bool_], choice: Choice, visit: float
+) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_]]:
+    """Cells for exploitation (None is every cell) and for exploration, ``(users, cells)`` each.
+
+    Exploration searches what is visited and the explored interests' own cells, less the known ones.
+    """
     visited = visited_cells(posterior, visit)
-    for explored in (False, True):
-        users, columns = np.nonzero((choice.codes >= 0) & (choice.explored == explored))
-        if not len(users):
-            continue
-        unwanted = None if seen is None else seen.take(users)
-        queries = vectors[users, columns]
-        if visit >= 1.0 and not explored:
-            found = exact_topk(
-                queries, postings.vectors, k, items=postings.items, exclude=unwanted, budget_mb=budget_mb
-            )
-        else:
-            rows = _as_rows(_cells_to_search(visited, known, choice) if explored else visited).take(users)
-            found = cells_topk(
-                queries, postings.vectors, postings.offsets, rows, k, items=postings.items, exclude=unwanted
-            )
-        items[users, columns], scores[users, columns] = found
-    return items, scores
-
-
-def _cells_to_search(visited: NDArray[np.bool_], known: NDArray[np.bool_], choice: Choice) -> NDArray[np.bool_]:
-    """Cells for exploration: what is visited and the explored interests' own cells, less the known ones."""
     users, columns = np.nonzero((choice.codes >= 0) & choice.explored)
-    cells = visited.copy()
-    cells[users, choice.codes[users, columns]] = True
-    return cells & ~known
+    reached = visited.copy()
+    reached[users, choice.codes[users, columns]] = True
+    return None if visit >= 1.0 else visited, reached & ~known
 
 
 def _as_rows(cells: NDArray[np.bool_]) -> Histories:

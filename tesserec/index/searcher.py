@@ -21,7 +21,7 @@ from tesserec.index.contract import Candidates, Floats, Merge, Policy, UserSide
 from tesserec.index.names import name_interests
 from tesserec.index.postings import Postings, ScorePostings, VectorPostings
 from tesserec.index.search import Progress, has_interests, known_cells, retrieve
-from tesserec.index.topk import exact_topk
+from tesserec.index.topk import ItemVectors, exact_topk, item_vectors
 from tesserec.index.user_side import ScoreSide
 
 
@@ -257,9 +257,9 @@ class Searcher:
 
     def _similar(self, indices: NDArray[np.int32], k: int) -> tuple[NDArray[np.int32], Floats]:
         if isinstance(self.postings, VectorPostings):
-            queries = self._directions[self.postings.place[indices]]
             itself = Histories.from_offsets(indices, np.arange(len(indices) + 1))
-            return exact_topk(queries, self._directions, k, items=self.postings.items, exclude=itself)
+            directions = self._directions
+            return exact_topk(directions.vectors[directions.place[indices]], directions, k, exclude=itself)
         if not self.postings.keyed_by_item:
             raise UserError("this model does not compare items; item-kNN and models with vectors do")
         found = np.full((len(indices), k), -1, np.int32)
@@ -271,8 +271,9 @@ class Searcher:
         return found, scores
 
     @cached_property
-    def _directions(self) -> Floats:
+    def _directions(self) -> ItemVectors:
         """Unit vectors in the order of the postings; a zero vector stays zero."""
         assert isinstance(self.postings, VectorPostings)
         lengths = np.linalg.norm(self.postings.vectors, axis=1, keepdims=True)
-        return np.asarray(self.postings.vectors / np.where(lengths > 0, lengths, 1), np.float32)
+        directions = np.asarray(self.postings.vectors / np.where(lengths > 0, lengths, 1), np.float32)
+        return item_vectors(directions, self.postings.items)

@@ -43,12 +43,43 @@ _TILE_ROWS = 512
 _CHUNK = 64
 
 
+class ItemVectors(NamedTuple):
+    """Vectors to search, checked once: what :func:`item_vectors` made.
+
+    Attributes
+    ----------
+    vectors
+        float32 ``(n, dim)``.
+    items, place
+        Item of each vector and vector of each item, int32 ``(n,)``, inverse to each other.
+    longest
+        Largest Euclidean length of a vector.
+    """
+
+    vectors: Floats
+    items: Items
+    place: Items
+    longest: float
+
+
+def item_vectors(vectors: Floats, items: Items | None = None) -> ItemVectors:
+    """Check vectors for search; ``items`` is the item of each, by default its position.
+
+    Raises
+    ------
+    DataError
+        If a vector is not finite.
+    """
+    items = np.arange(len(vectors), dtype=np.int32) if items is None else items
+    longest = float(_lengths(vectors, "item vector").max(initial=0.0))
+    return ItemVectors(frozen(vectors), frozen(items), frozen(places(items)), longest)
+
+
 def exact_topk(
     queries: Floats,
-    vectors: Floats,
+    vectors: Floats | ItemVectors,
     k: int,
     *,
-    items: Items | None = None,
     exclude: Histories | None = None,
     budget_mb: int = 256,
 ) -> TopK:
@@ -59,9 +90,8 @@ def exact_topk(
     Parameters
     ----------
     queries, vectors
-        float32 ``(rows, dim)`` and ``(n, dim)``.
-    items
-        Item index of each vector, int32 ``(n,)``, each of 0 to n - 1 once; by default its position.
+        float32 ``(rows, dim)`` and ``(n, dim)``; vectors that are searched often or are not in order of item are
+        better given as :func:`item_vectors`.
     exclude
         One set of item indices a row that must not be returned.
     budget_mb
@@ -79,9 +109,9 @@ def exact_topk(
     ConfigError
         If k or the budget is below one.
     """
-    keep = _capacity(min(k, len(vectors)))
-    rows, width = tile_shape(keep, budget_mb)
-    return _matrix_topk(queries, vectors, k, items, exclude, rows, width)
+    table = vectors if isinstance(vectors, ItemVectors) else item_vectors(vectors)
+    search = _Search(queries, table, k, exclude)
+    return _matrix_topk(search, *tile_shape(search.capacity, budget_mb))
 
 
 def tile_shape(capacity: int, budget_mb: int) -> tuple[int, int]:
@@ -92,21 +122,13 @@ def tile_shape(capacity: int, budget_mb: int) -> tuple[int, int]:
     return int(np.clip(rows, 1, _TILE_ROWS)), _TILE_ITEMS
 
 
-def _matrix_topk(
-    queries: Floats,
-    vectors: Floats,
-    k: int,
-    items: Items | None,
-    exclude: Histories | None,
-    tile_rows: int,
-    tile_items: int,
-) -> TopK:
-    search = _Search(queries, vectors, k, items, exclude)
+def _matrix_topk(search: _Search, tile_rows: int, tile_items: int) -> TopK:
+    vectors = search.table.vectors
     scores = np.empty((tile_rows, tile_items), np.float32)
-    for start in range(0, len(queries), tile_rows):
-        rows = search.rows(start, min(start + tile_rows, len(queries)))
+    for start in range(0, len(search.queries), tile_rows):
+        rows = search.rows(start, start + tile_rows)
         for first in range(0, len(vectors), tile_items):
-            part = search.vectors[first : first + tile_items]
+            part = vectors[first : first + tile_items]
             tile = scores[: len(rows.queries), : len(part)]
             np.matmul(rows.queries, part.T, out=tile)
             in_threads(len(tile), partial(_absorb, tile, first, rows))
@@ -116,13 +138,13 @@ def _matrix_topk(
 
 def cells_topk(
     queries: Floats,
-    vectors: Floats,
+    vectors: ItemVectors,
     offsets: Ints,
     cells: Histories,
     k: int,
     *,
-    items: Items,
     exclude: Histories | None = None,
+    budget_mb: int = 256,
 ) -> TopK:
     """As :func:`exact_topk`, where each row sees only the vectors of its own cells.
 
@@ -133,13 +155,13 @@ def cells_topk(
     cells
         The cells of each row, each named once.
     """
-    search = _Search(queries, vectors, k, items, exclude)
-    for start in range(0, len(queries), _TILE_ROWS):
-        stop = min(start + _TILE_ROWS, len(queries))
-        rows = search.rows(start, stop)
-        visits = cells.take(slice(start, stop)).compact()
+    search = _Search(queries, vectors, k, exclude)
+    tile_rows, _ = tile_shape(search.capacity, budget_mb)
+    for start in range(0, len(queries), tile_rows):
+        rows = search.rows(start, start + tile_rows)
+        visits = cells.take(slice(start, start + tile_rows)).compact()
         arrays = visits.values, visits.starts, visits.stops, frozen(offsets)
-        in_threads(stop - start, partial(_visit, *arrays, rows))
+        in_threads(len(visits), partial(_visit, *arrays, rows))
         search.finish(start, rows)
     return search.answer
 
@@ -167,37 +189,32 @@ class _Rows(NamedTuple):
 class _Search:
     """Checked inputs, and the answer that blocks of rows fill."""
 
-    def __init__(
-        self, queries: Floats, vectors: Floats, k: int, items: Items | None, exclude: Histories | None
-    ) -> None:
+    def __init__(self, queries: Floats, table: ItemVectors, k: int, exclude: Histories | None) -> None:
         if k < 1:
             raise ConfigError(f"k = {k}; ask for at least one candidate")
-        own = np.arange(len(vectors), dtype=np.int32)
-        self.queries = frozen(queries)
-        self.vectors = frozen(vectors)
-        self.items = frozen(own if items is None else items)
-        self.place = frozen(own if items is None else places(items))
-        self.exclude = exclude
-        self.found = min(k, len(vectors))
-        self.margins = _margins(self.queries, self.vectors)
+        self.queries, self.table, self.exclude = frozen(queries), table, exclude
+        self.found = min(k, len(table.vectors))
+        self.capacity = self.found + max(self.found, 64)
+        self.margins = _margins(self.queries, table.longest)
         self.answer: TopK = np.full((len(queries), k), -1, np.int32), np.full((len(queries), k), -np.inf, np.float32)
 
     def rows(self, start: int, stop: int) -> _Rows:
         """A block of queries without candidates yet."""
-        n, part = stop - start, slice(start, stop)
+        part = slice(start, min(stop, len(self.queries)))
+        n = part.stop - start
         unwanted = empty_rows(n) if self.exclude is None else ordered_rows(self.exclude.take(part))
         return _Rows(
             self.queries[part],
-            self.vectors,
-            self.items,
-            self.place,
+            self.table.vectors,
+            self.table.items,
+            self.table.place,
             unwanted.values,
             unwanted.starts,
             unwanted.stops,
             self.margins[part],
             np.full(n, -np.inf, np.float32),
             np.zeros(n, np.int64),
-            np.empty((n, _capacity(self.found)), np.int64),
+            np.empty((n, self.capacity), np.int64),
             self.found,
         )
 
@@ -221,16 +238,12 @@ def places(items: Items) -> Items:
     return place
 
 
-def _capacity(k: int) -> int:
-    return k + max(k, 64)
-
-
-def _margins(queries: Floats, vectors: Floats) -> Floats:
+def _margins(queries: Floats, longest: float) -> Floats:
     """How far below the k-th fast score an answer can lie, float32 ``(rows,)``."""
-    largest = _lengths(queries, "query vector") * _lengths(vectors, "item vector").max(initial=0.0)
+    largest = _lengths(queries, "query vector") * longest
     if (largest > 1e37).any():
         raise DataError(f"dot products reach {largest.max():.1e}, beyond float32; scale the vectors down")
-    dim = vectors.shape[1]
+    dim = queries.shape[1]
     # The last term covers products and sums that fall below the normal range of float32.
     margins = 2 * (dim + 4) * 2.0**-24 * largest + (dim + 1) * 2.0**-120
     return np.asarray(margins, np.float32)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError
 from tesserec.index import topk
-from tesserec.index.topk import cells_topk, exact_topk, places
+from tesserec.index.topk import cells_topk, exact_topk, item_vectors, places
 from tests.index.world import scores_of
 
 
@@ -61,7 +61,7 @@ def test_any_blocking_equals_the_full_sort(seed, kind, n, dim, k, tile, excludin
     if kind == "ties":
         queries = np.rint(queries).astype(np.float32)
     exclude = Histories.from_lists([rng.integers(0, n, rng.integers(0, n + 1)) for _ in queries]) if excluding else None
-    found = topk._matrix_topk(queries, vectors, k, None, exclude, *tile)
+    found = topk._matrix_topk(topk._Search(queries, item_vectors(vectors), k, exclude), *tile)
     assert_same(found, full_sort(queries, vectors, k, exclude))
 
 
@@ -75,9 +75,8 @@ def test_cells_equal_the_full_sort_over_what_they_hold(seed, kind, k):
     offsets = np.sort(np.append(rng.integers(0, n + 1, cells - 1), [0, n]))
     visits = [rng.permutation(cells)[: rng.integers(0, cells + 1)] for _ in queries]
     exclude = Histories.from_lists([rng.integers(0, n, 20) for _ in queries])
-    found = cells_topk(
-        queries, vectors[order], offsets, Histories.from_lists(visits), k, items=order, exclude=exclude
-    )  # fmt: skip
+    table = item_vectors(vectors[order], order)
+    found = cells_topk(queries, table, offsets, Histories.from_lists(visits), k, exclude=exclude)
     reach = [{int(i) for c in row for i in order[offsets[c] : offsets[c + 1]]} for row in visits]
     assert_same(found, full_sort(queries, vectors, k, exclude, reach))
 
@@ -87,7 +86,7 @@ def test_items_in_another_order_and_any_budget_give_the_same(budget):
     rng = np.random.default_rng(1)
     queries, vectors = rng.normal(size=(70, 16)).astype(np.float32), vectors_of("ties", rng, 9000, 16)
     order = rng.permutation(len(vectors)).astype(np.int32)
-    found = exact_topk(queries, vectors[order], 30, items=order, budget_mb=budget)
+    found = exact_topk(queries, item_vectors(vectors[order], order), 30, budget_mb=budget)
     assert_same(found, full_sort(queries, vectors, 30))
     np.testing.assert_array_equal(places(order)[order], np.arange(len(order)))
 
@@ -97,12 +96,14 @@ def test_thousands_of_equal_vectors_need_no_more_room():
     items, scores = exact_topk(np.ones((2, 8), np.float32), vectors, 5)
     assert items.tolist() == [[0, 1, 2, 3, 4]] * 2
     assert scores.tolist() == [[8.0] * 5] * 2
-    items, _ = exact_topk(np.ones((1, 8), np.float32), vectors, 5, items=np.arange(20_000, dtype=np.int32)[::-1].copy())
+    backwards = item_vectors(vectors, np.arange(20_000, dtype=np.int32)[::-1])
+    items, _ = exact_topk(np.ones((1, 8), np.float32), backwards, 5)
     assert items.tolist() == [[0, 1, 2, 3, 4]]
 
 
 def test_minus_zero_equals_zero():
-    items, scores = exact_topk(np.array([[0.0]], np.float32), np.array([[-1.0], [1.0], [-1.0]], np.float32), 3)
+    tiny = np.float32(1e-25)  # products of two of them round to zero of either sign
+    items, scores = exact_topk(np.array([[tiny]]), np.array([[-tiny], [tiny], [-tiny]]), 3)
     assert items.tolist() == [[0, 1, 2]]
     assert scores.tolist() == [[0, 0, 0]]
 
