@@ -55,13 +55,15 @@ class Policy:
     Attributes
     ----------
     interests
-        Interests read per user (K).
+        Interests read per user (K); exploration reads up to as many again.
     merge
         ``"max"`` ranks an item by its best interest's score; ``"probability"`` by
         ``max_c [log p(c|u) + score_c]``; ``"quota"`` gives each interest a share of the list in proportion to its
         probability (largest remainder, at least one) and orders the union by score.
     explore
-        Share of the list given to interests that no item of the history belongs to, 0 to 1; always by quota.
+        Share of the list given to the likeliest interests that no item of the history belongs to, 0 to 1; always by
+        quota, at least one place, and only with items of cells outside the history. Places that find no such
+        interest or item go back to the others.
     visit
         Posterior mass of the cells to search, 0 to 1; 1 visits every cell, which is exact.
     """
