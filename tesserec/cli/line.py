@@ -100,12 +100,10 @@ def _settings(name: str, size: Size, items: int) -> list[str]:
     """A budget for a demonstration: fewer epochs and smaller steps than the defaults."""
     if name not in ("two-tower", "sparc"):
         return []
-    budget = [
-        f"training.epochs={size.epochs}",
-        f"training.batch_positions={size.batch}",
-        "training.learning_rate=0.003",
-    ]
-    return [*budget, f"codebook.codes={max(2, min(size.codes, items // 4))}"] if name == "sparc" else budget
+    budget = [f"training.epochs={size.epochs}", f"training.batch_positions={size.batch}"]
+    if name == "sparc":
+        budget += [f"codebook.codes={max(2, min(size.codes, items // 4))}", f"warmup_epochs={size.epochs // 2}"]
+    return budget
 
 
 def _evaluate(out: Path, names: list[str]) -> dict[str, Evaluation]:

@@ -38,8 +38,8 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     epochs: int = Field(50, ge=1)
-    batch_positions: int = Field(4096, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
+    batch_positions: int = Field(1024, ge=1)
+    learning_rate: float = Field(3e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     negatives: int = Field(1024, ge=1)
     popular_share: float = Field(0.5, ge=0, le=1)

@@ -75,7 +75,7 @@ def test_the_posterior_is_taught_without_moving_items_through_its_labels():
 
 
 def test_shuffled_interests_ramp_up_to_their_weight():
-    network, _, _ = network_and_batch()
+    network, _, _ = network_and_batch(shuffle=10.0)
     assert network._weight("shuffle", 0.0) == pytest.approx(1.0)
     assert network._weight("shuffle", 0.6) == network._weight("shuffle", 1.0) == pytest.approx(10.0)
     assert network._weight("rq", 0.0) == 1.0
