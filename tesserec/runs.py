@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import time
@@ -347,14 +348,22 @@ def _start(out: Path, facts: dict[str, Any], *, resume: bool, overwrite: bool) -
             if run.facts[key] != facts[key]:
                 raise ConfigError(f"{out} cannot be resumed: {_difference(key, run.facts[key], facts[key])}")
         return run
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not _only_leftovers(out):
         if not overwrite:
             raise UserError(f"{out} exists already; choose another name, or --resume or --overwrite it")
         load_run(out)
-        shutil.rmtree(out)
+        # Renamed first, so that a kill in the middle of removing leaves no half of a run under this name.
+        retired = out.with_name(f".{out.name}.{os.getpid()}.old")
+        os.rename(out, retired)
+        shutil.rmtree(retired)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / CONFIG, facts)
     return Run(out, facts)
+
+
+def _only_leftovers(out: Path) -> bool:
+    """Whether the directory holds no more than what a kill before the first file leaves."""
+    return out.is_dir() and all(path.name.startswith(f".{CONFIG}.") for path in out.iterdir())
 
 
 def _difference(key: str, before: Any, now: Any) -> str:

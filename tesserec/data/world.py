@@ -200,7 +200,7 @@ class World:
     def next_item_probabilities(self, users: Ints) -> Doubles:
         """``p(last item | hidden state)``, ``(users, items)``."""
         of_item = self.posterior(users)[:, self.item_interest]
-        return np.multiply(of_item, self.preference[self.hidden.late[users].astype(int)])
+        return np.asarray(of_item * self.preference[self.hidden.late[users].astype(int)])
 
     def optimal_recall(self, k: int, users: Ints | None = None) -> float:
         """Best expected recall@k for the last event of each user, given the hidden state.
