@@ -45,10 +45,9 @@ class Job:
         return f"{self.log}/{self.split}"
 
 
-BEAUTY_SHARED = (
-    "encoder.dropout=0.3",
-    "training.epochs=30",
-)
+BEAUTY = ("encoder.dropout=0.3", "training.epochs=30")
+NEXT_ITEM, NEXT_ITEMS = ("horizon=1",), ("horizon=5",)
+"""Leave-one-out asks for the next item, user hold-out for all that follow; targets are drawn accordingly."""
 OWN = {
     "popularity": (),
     "item-knn": (),
@@ -56,7 +55,7 @@ OWN = {
     "sasrec": ("training.learning_rate=0.001",),
     "sparc": ("warmup_epochs=8",),
 }
-ML1M_SHARED = (
+ML_1M = (
     "encoder.max_length=200",
     "encoder.dropout=0.2",
     "training.batch_positions=4096",
@@ -65,9 +64,9 @@ ML1M_SHARED = (
     "training.validate_k=10",
 )
 JOBS = (
-    Job("amazon-beauty", "leave-one-out", BEAUTY_SHARED, OWN),
-    Job("amazon-beauty", "user-holdout", BEAUTY_SHARED, OWN),
-    Job("ml-1m", "leave-one-out", ML1M_SHARED, OWN),
+    Job("amazon-beauty", "leave-one-out", (*BEAUTY, *NEXT_ITEM), OWN),
+    Job("amazon-beauty", "user-holdout", (*BEAUTY, *NEXT_ITEMS), OWN),
+    Job("ml-1m", "leave-one-out", (*ML_1M, *NEXT_ITEM), OWN),
 )
 UNTRAINED = ("popularity", "popularity-recent", "item-knn")
 

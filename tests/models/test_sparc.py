@@ -88,9 +88,9 @@ def test_it_finds_the_planted_interests_and_comes_near_the_optimum():
     planted = np.array([world().item_interest[row[item]] for item in dataset().items.values])
     warm = dataset().item_counts > 0
     shares = [np.bincount(planted[warm & (cells == cell)]).max() for cell in np.unique(cells[warm])]
-    assert sum(shares) / warm.sum() > 0.9
+    assert sum(shares) / warm.sum() > 0.95
     ours = recall(model.searcher.retrieve(part.histories, 20).items, part.targets, 20).mean()
-    assert ours > 0.85 * world().optimal_recall(20)
+    assert ours > 0.8 * world().optimal_recall(20)
 
 
 def test_interests_differ_and_are_likelier_where_the_history_is():
@@ -126,5 +126,5 @@ def test_a_codebook_too_large_for_the_catalogue_is_refused():
 def test_a_collapsing_codebook_stops_the_run_with_level_and_figure(monkeypatch):
     monkeypatch.setattr("tesserec.nn.quantisers.ResidualQuantiser.restart_dead", lambda self, z, g: [0, 0])
     monkeypatch.setattr("tesserec.models.sparc.COLLAPSED_SHARE", 0.99)
-    with pytest.raises(TrainingRefused, match=r"collapsed in epoch 4: level \d uses \d\.\d of 8 codes"):
+    with pytest.raises(TrainingRefused, match=r"collapsed in epoch 6: level \d uses \d\.\d of 8 codes"):
         Sparc(SparcConfig.model_validate(SPARC)).fit(dataset())
