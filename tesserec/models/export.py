@@ -7,6 +7,7 @@ vectors, which the index already has, so an index can gain items without a new e
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -25,7 +26,7 @@ OPSET = 20
 
 def export_network(network: Network, folder: Path) -> None:
     """Write ``encoder.onnx``, ``reader.onnx`` and ``user_side.json`` for a trained network."""
-    network = network.cpu().eval()
+    network = copy.deepcopy(network).cpu().eval()
     dim = network.config.encoder.dim
     with torch.no_grad():
         vectors, lengths = torch.randn(2, 3, dim), torch.tensor([3, 2])

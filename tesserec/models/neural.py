@@ -18,7 +18,7 @@ from tesserec.data.batches import Batch, NegativeSampler, SequenceBatches
 from tesserec.data.dataset import Dataset, Part
 from tesserec.data.features import ItemFeatures
 from tesserec.data.histories import Histories
-from tesserec.errors import DataError, TrainingRefused
+from tesserec.errors import ArtefactError, DataError, TrainingRefused
 from tesserec.evaluation.metrics import recall
 from tesserec.files import open_directory, publish_directory, read_json, write_json
 from tesserec.index.catalogue import Catalogue
@@ -34,6 +34,9 @@ from tesserec.nn.losses import sampled_softmax
 from tesserec.training.checkpoint import load_tensors, save_tensors
 from tesserec.training.config import TrainingConfig
 from tesserec.training.loop import Loop, device
+
+CODEBOOK = "quantiser."
+"""Prefix of the weights that are the codebook; they are kept in a file of their own."""
 
 
 class NeuralConfig(BaseModel):
@@ -235,7 +238,16 @@ class NeuralRetriever(Retriever):
             self.catalogue.save(folder)
             if (features := self.network.items.features) is not None:
                 features.source.save(folder)
-            save_tensors(folder / "model.safetensors", self.network.state_dict(), {})
+            self.save_weights(folder)
+
+    def save_weights(self, folder: Path) -> None:
+        """Write ``model.safetensors`` and, for a model with a codebook, ``codebook.safetensors``."""
+        weights = self.network.state_dict()
+        codebook = {name: tensor for name, tensor in weights.items() if name.startswith(CODEBOOK)}
+        rest = {name: tensor for name, tensor in weights.items() if name not in codebook}
+        save_tensors(folder / "model.safetensors", rest, {})
+        if codebook:
+            save_tensors(folder / "codebook.safetensors", codebook, {})
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -245,7 +257,13 @@ class NeuralRetriever(Retriever):
         model.catalogue = Catalogue.open(path)
         features = ItemFeatures.open(path) if model.config.features else None
         model.network = cls.network_class(len(model.catalogue.items), model.config, features).to(device())
-        model.network.load_state_dict(load_tensors(path / "model.safetensors")[0])
+        weights, _ = load_tensors(path / "model.safetensors")
+        if (path / "codebook.safetensors").exists():
+            weights |= load_tensors(path / "codebook.safetensors")[0]
+        try:
+            model.network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ArtefactError(f"{path} holds weights of another shape than its config.json says: {error}") from None
         model.network.eval()
         return model
 

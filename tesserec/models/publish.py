@@ -19,4 +19,9 @@ def publish_bundle(model: Retriever, root: Path, facts: dict[str, Any]) -> Path:
     from tesserec.models.neural import NeuralRetriever
 
     assert isinstance(model, NeuralRetriever)
-    return publish(root, model.searcher, lambda folder: export_network(model.network, folder), facts)
+
+    def write_user_side(folder: Path) -> None:
+        export_network(model.network, folder)
+        model.save_weights(folder)
+
+    return publish(root, model.searcher, write_user_side, facts)
