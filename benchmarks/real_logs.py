@@ -207,13 +207,12 @@ def render(table: dict[str, Any]) -> str:
     ]
     for row in table["rows"]:
         cells = [estimate(row["metrics"].get(name)) for name in shown]
-        lines.append(
-            f"| {row['model']} | " + " | ".join(cells) + f" | {row['epochs'] or ''} | {row['seconds']:.0f} s |"
-        )
+        cells += [str(row["epochs"] or ""), f"{row['seconds']:.0f} s"]
+        lines.append(f"| {row['model']} | " + " | ".join(cells) + " |")
     if table["against two-tower"]:
         lines += [
             "",
-            "Difference from the two-tower, paired by user, with Holm-corrected p of a randomisation test:",
+            "Difference from the two-tower, paired by user; p of a randomisation test, Holm-corrected:",
             "",
         ]
         lines += ["| model | metric | difference | p |", "| --- | --- | --- | --- |"]
@@ -235,7 +234,7 @@ def estimate(one: dict[str, Any] | None) -> str:
     """A value with its interval."""
     if one is None:
         return ""
-    interval = "" if one["low"] is None else f" ({one['low']:.4f}–{one['high']:.4f})"
+    interval = "" if one["low"] is None else f" ({one['low']:.4f} to {one['high']:.4f})"
     return f"{one['value']:.4f}{interval}"
 
 
