@@ -26,7 +26,6 @@ from tesserec.files import read_json, write_json
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from pydantic import BaseModel
 
     from tesserec.data.dataset import Dataset
     from tesserec.evaluation.result import Evaluation
@@ -174,7 +173,7 @@ def train_run(
     """
     from tesserec.data.dataset import Dataset
     from tesserec.models import model_class
-    from tesserec.training.recipe import load_recipe
+    from tesserec.training.recipe import load_recipe, origins
 
     with _train_extra(f"training {model_name}"):
         model_type = model_class(model_name)
@@ -183,7 +182,7 @@ def train_run(
     facts = {
         "kind": "run",
         "model": model_name,
-        "settings": _with_origins(config, recipe, sets),
+        "settings": origins(config, recipe, sets),
         "recipe": None if recipe is None else str(Path(recipe).absolute()),
         "seed": seed,
         "dataset": str(Path(dataset_path).absolute()),
@@ -286,13 +285,12 @@ def write_run_report(paths: Sequence[Path], out: Path, part: str = "test") -> Pa
 
     evaluations = load_evaluations(paths, part)
     logs = {name: _read_log(path / LOG) for name, path in zip(evaluations, paths, strict=True)}
+    facts = {name: _settings_and_versions(load_run(path)) for name, path in zip(evaluations, paths, strict=True)}
     if len(paths) == 1:
-        run = load_run(paths[0])
-        (evaluation,), (log,) = evaluations.values(), logs.values()
-        title = f"{run.facts['model']}: {run.path.name}"
-        write_report(out, evaluation, training_log=log, facts=_settings_and_versions(run), title=title)
+        (name, evaluation), *_ = evaluations.items()
+        title = f"{facts[name]['model']}: {name}"
+        write_report(out, evaluation, training_log=logs[name], facts=facts[name], title=title)
     else:
-        facts = {name: _settings_and_versions(load_run(path)) for name, path in zip(evaluations, paths, strict=True)}
         title = f"{len(paths)} runs compared"
         write_report(out, evaluations, comparison=compare(evaluations), training_log=logs, facts=facts, title=title)
     return out
@@ -374,42 +372,11 @@ def _difference(key: str, before: Any, now: Any) -> str:
     return f"its {changed} is {values[0]!r}, this command says {values[1]!r}"
 
 
-def _with_origins(config: BaseModel, recipe: Path | None, sets: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Every setting with its value and whether a default, the recipe or ``--set`` gave it."""
-    from tesserec.training.recipe import keys, load_recipe
-
-    def flat(one: BaseModel) -> dict[str, Any]:
-        values = {}
-        for key in keys(type(one)):
-            value: Any = one
-            for part in key.split("."):
-                value = getattr(value, part)
-            values[key] = value
-        return values
-
-    given = {text.partition("=")[0].strip() for text in sets}
-    from_recipe = flat(load_recipe(type(config), recipe)) if recipe else {}
-    default = flat(type(config)())
-    return {
-        key: {
-            "value": value,
-            "from": "set"
-            if key in given
-            else "recipe"
-            if from_recipe.get(key, default[key]) != default[key]
-            else "default",
-        }
-        for key, value in flat(config).items()
-    }
-
-
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return versions
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import operator
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -62,6 +63,18 @@ def keys(config: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from keys(field.annotation, f"{prefix}{name}.")
         else:
             yield prefix + name
+
+
+def origins(config: BaseModel, path: Path | None, sets: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Every setting with its ``value`` and where it is ``from``: ``default``, ``recipe`` or ``set``."""
+    given = {text.partition("=")[0].strip() for text in sets}
+    default, from_recipe = type(config)(), load_recipe(type(config), path)
+    found = {}
+    for key in keys(type(config)):
+        value = operator.attrgetter(key)
+        changed = value(from_recipe) != value(default)
+        found[key] = {"value": value(config), "from": "set" if key in given else "recipe" if changed else "default"}
+    return found
 
 
 def to_toml(config: BaseModel) -> str:
