@@ -27,7 +27,7 @@ OPSET = 20
 def export_network(network: Network, folder: Path) -> None:
     """Write ``encoder.onnx``, ``reader.onnx`` and ``user_side.json`` for a trained network."""
     network = copy.deepcopy(network).cpu().eval()
-    dim = network.config.encoder.dim
+    dim = network.width
     with torch.no_grad():
         vectors, lengths = torch.randn(2, 3, dim), torch.tensor([3, 2])
         _posterior, *state = network.encode(vectors, lengths)

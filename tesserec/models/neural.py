@@ -30,7 +30,7 @@ from tesserec.models.popularity import Popularity
 from tesserec.nn.encoders import EncoderConfig, build_encoder
 from tesserec.nn.features import FeatureEncoder
 from tesserec.nn.items import ItemTower
-from tesserec.nn.losses import sampled_softmax
+from tesserec.nn.losses import sampled_logits
 from tesserec.training.checkpoint import load_tensors, save_tensors
 from tesserec.training.config import TrainingConfig
 from tesserec.training.loop import Loop, device
@@ -114,6 +114,15 @@ class Network(nn.Module):
         user: Tensor = self.user(state[0]) / self.config.temperature
         return user[:, None].expand(-1, interests.shape[1], -1)
 
+    @property
+    def width(self) -> int:
+        """Width of the item vectors that are searched."""
+        return int(self.config.encoder.dim)
+
+    def item_vectors(self) -> Tensor:
+        """What user vectors are compared with and histories are encoded from, ``(items, width)``."""
+        return self.items.all()
+
     @torch.no_grad()
     def cells(self) -> Tensor:
         """Level-0 code of every item, ``(items,)``."""
@@ -123,7 +132,7 @@ class Network(nn.Module):
         """Upkeep between epochs and its figures for the log."""
         return {}
 
-    def complete(self) -> bool:
+    def complete(self, epoch: int) -> bool:
         """False while a warm-up trains only a part of the network."""
         return True
 
@@ -152,10 +161,17 @@ class TensorBatch:
         self.valid = self.targets >= 0
         self.wanted = self.targets[self.valid]
 
+    def logits(
+        self, users: Tensor, positives: Tensor, negatives: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """Logit of each user's target and the log-denominator that the pool estimates, ``(positions,)`` each."""
+        same = self.wanted[:, None] == self.negatives
+        return sampled_logits(users, positives, negatives, self.log_q, same, temperature)
+
     def softmax(self, users: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
         """Sampled softmax of users ``(positions, dim)`` against their targets and the pool."""
-        same = self.wanted[:, None] == self.negatives
-        return sampled_softmax(users, positives, negatives, self.log_q, same, temperature)
+        positive, denominator = self.logits(users, positives, negatives, temperature)
+        return (denominator - positive).mean()
 
 
 def last_valid(states: Tensor, lengths: Tensor) -> Tensor:
@@ -169,7 +185,7 @@ class TorchSide:
 
     def __init__(self, network: Network) -> None:
         self.network = network.eval()
-        self.vectors = network.items.all()
+        self.vectors = network.item_vectors()
 
     @torch.inference_mode()
     def encode(self, histories: Histories) -> Encoded:
@@ -304,9 +320,9 @@ class FitTask:
         self.model.__dict__.pop("searcher", None)
         return {f"valid/recall@{self.k}": self._recall(self.model.searcher)}
 
-    def complete(self) -> bool:
+    def complete(self, epoch: int) -> bool:
         """See :class:`tesserec.training.loop.Task`."""
-        return self.network.complete()
+        return self.network.complete(epoch)
 
     def refuse_if_below_popularity(self, best: float) -> None:
         """Raise if the best epoch's recall is not above the popularity baseline's on the same users."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
@@ -79,7 +79,7 @@ class SparcConfig(NeuralConfig):
     warmup_epochs: int = Field(5, ge=1)
     query_sum_share: float = Field(0.5, ge=0, le=1)
     contrast_rows: int = Field(512, ge=2)
-    interests: int = Field(4, ge=1)
+    interests: int = Field(8, ge=1)
     merge: Merge = "probability"
 
     @model_validator(mode="after")
@@ -95,6 +95,8 @@ class SparcConfig(NeuralConfig):
 class SparcNetwork(Network):
     """Shared encoder, residual quantiser over items, posterior tower and interest-conditioned reader."""
 
+    log_sizes: Tensor
+
     def __init__(self, items: int, config: SparcConfig, features: ItemFeatures | None) -> None:
         super().__init__(items, config, features)
         if config.codebook.codes > items // 2:
@@ -106,6 +108,7 @@ class SparcNetwork(Network):
         self.quantiser = ResidualQuantiser(config.codebook, config.encoder.dim)
         self.posterior = Posterior(config.encoder, config.codebook.codes)
         self.reader = Reader(config.encoder)
+        self.register_buffer("log_sizes", torch.zeros(config.codebook.codes))
 
     def losses(self, batch: TensorBatch, progress: float) -> dict[str, Tensor]:
         """The six terms of the paper and a sampled softmax; the softmax alone until the codebook is started."""
@@ -163,19 +166,30 @@ class SparcNetwork(Network):
 
     def encode(self, vectors: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
         """Posterior over level-0 codes after the last event, and all states."""
-        states = self.states(vectors)
+        states = self.states(vectors[..., :-1])
         logits = last_valid(self.posterior(states), lengths)
         return torch.softmax(logits.float(), -1), states
 
     def read(self, interests: Tensor, lengths: Tensor, *state: Tensor) -> Tensor:
-        """User vectors of level-0 codes ``(batch, interests)``, scaled to logits."""
+        """User vectors of level-0 codes ``(batch, interests)``; products with items are ``log p(item | code, u)``."""
         states = state[0]
         padding = torch.arange(states.shape[1], device=states.device) >= lengths[:, None]
         mask = torch.zeros_like(padding, dtype=states.dtype).masked_fill(padding, -torch.inf)[:, None, None]
         queries = F.embedding(interests, self.quantiser.codebooks[0])
         vectors = self.reader(states, last_valid(states, lengths)[:, None], queries, mask)
-        scaled: Tensor = self.user(vectors) / self.config.temperature
-        return scaled
+        users = self.user(vectors) / self.config.temperature
+        # What an interest's softmax is divided by, with every item at its codeword: sums over codes, not over items.
+        affinity = users @ self.quantiser.codebooks[0].T + self.log_sizes
+        return torch.cat([users, -affinity.logsumexp(-1, keepdim=True)], dim=-1)
+
+    @property
+    def width(self) -> int:
+        """One more than the encoder's: the last coordinate, 1 for every item, carries the log-denominator."""
+        return super().width + 1
+
+    def item_vectors(self) -> Tensor:
+        """Item vectors followed by a 1, ``(items, width)``."""
+        return F.pad(super().item_vectors(), (0, 1), value=1.0)
 
     @torch.no_grad()
     def cells(self) -> Tensor:
@@ -185,9 +199,9 @@ class SparcNetwork(Network):
         cells: Tensor = self.quantiser(self.items.all()).codes[:, 0]
         return cells
 
-    def complete(self) -> bool:
-        """False until the codebook is started."""
-        return bool(self.quantiser.started)
+    def complete(self, epoch: int) -> bool:
+        """True from the first epoch that trained with the codebook."""
+        return epoch >= int(self.config.warmup_epochs)
 
     @torch.no_grad()
     def end_epoch(self, epoch: int, seed: int) -> dict[str, Any]:
@@ -199,6 +213,7 @@ class SparcNetwork(Network):
             return {}
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         restarted = self.quantiser.restart_dead(z, generator)
+        self.log_sizes.copy_(torch.bincount(self.quantiser(z).codes[:, 0], minlength=self.codes).log())
         health = codebook_health(self.quantiser(z).codes.cpu().numpy(), self.codes)
         for level, figures in enumerate(health):
             if figures.perplexity < COLLAPSED_SHARE * self.codes:
@@ -239,16 +254,18 @@ class Sparc(NeuralRetriever):
     a sampled softmax with log-Q correction beside BCE, since public logs have no impressions, and BCE's negatives are
     other rows of the batch under their own interest; cosine similarity; the reader's residual form; a single-vector
     warm-up, then k-means; dead codes restart on random residuals after each epoch; the ramp of the BPR weight;
-    contrastive rows of the same item are masked; lists are merged by ``log p(c|u) + u_c . z_i`` unless
+    contrastive rows of the same item are masked; the codebook estimates each interest's softmax
+    denominator, so that scores of different interests are comparable log-probabilities; lists are merged by ``log p(c|u) + u_c . z_i`` unless
     ``merge`` says otherwise ("quota" is the paper's sharing of slots, by largest remainder).
     """
 
     name = "sparc"
+    network: SparcNetwork
     Config = SparcConfig
     network_class = SparcNetwork
 
     def policy(self) -> Policy:
         """The configured number of interests, merged as configured; one interest before the codebook exists."""
-        if not self.network.complete():
+        if not self.network.quantiser.started:
             return Policy(interests=1)
         return Policy(interests=self.config.interests, merge=self.config.merge)

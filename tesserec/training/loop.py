@@ -55,8 +55,8 @@ class Task(Protocol):
         """Validation figures; the first one decides, larger is better."""
         ...
 
-    def complete(self) -> bool:
-        """Whether the network is what is to be kept; epochs of a warm-up are not and cannot be the best."""
+    def complete(self, epoch: int) -> bool:
+        """Whether an epoch trained all of the network; those of a warm-up do not and cannot be the best."""
         ...
 
 
@@ -184,7 +184,7 @@ class Loop:
         upkeep = self.task.end_epoch(at.epoch)
         figures = self.task.validate()
         value = next(iter(figures.values()))
-        if not self.task.complete():
+        if not self.task.complete(at.epoch):
             at.warm = at.epoch + 1
         elif value > at.best:
             at.best, at.best_epoch = value, at.epoch
