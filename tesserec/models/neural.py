@@ -30,7 +30,7 @@ from tesserec.models.popularity import Popularity
 from tesserec.nn.encoders import EncoderConfig, build_encoder
 from tesserec.nn.features import FeatureEncoder
 from tesserec.nn.items import ItemTower
-from tesserec.nn.losses import sampled_logits
+from tesserec.nn.losses import sampled_softmax
 from tesserec.training.checkpoint import load_tensors, save_tensors
 from tesserec.training.config import TrainingConfig
 from tesserec.training.loop import Loop, device
@@ -161,17 +161,10 @@ class TensorBatch:
         self.valid = self.targets >= 0
         self.wanted = self.targets[self.valid]
 
-    def logits(
-        self, users: Tensor, positives: Tensor, negatives: Tensor, temperature: float
-    ) -> tuple[Tensor, Tensor]:
-        """Logit of each user's target and the log-denominator that the pool estimates, ``(positions,)`` each."""
-        same = self.wanted[:, None] == self.negatives
-        return sampled_logits(users, positives, negatives, self.log_q, same, temperature)
-
     def softmax(self, users: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
         """Sampled softmax of users ``(positions, dim)`` against their targets and the pool."""
-        positive, denominator = self.logits(users, positives, negatives, temperature)
-        return (denominator - positive).mean()
+        same = self.wanted[:, None] == self.negatives
+        return sampled_softmax(users, positives, negatives, self.log_q, same, temperature)
 
 
 def last_valid(states: Tensor, lengths: Tensor) -> Tensor:

@@ -16,12 +16,13 @@ CHUNK_LOGITS = 2_000_000
 """Logits that are alive at a time in the full softmax: they stay in the processor's cache, whatever the catalogue."""
 
 
-def sampled_logits(
+def sampled_softmax(
     users: Tensor, positives: Tensor, negatives: Tensor, log_q: Tensor, same: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Each row's own logit, and the log-denominator of the full softmax as a shared pool of negatives estimates it.
+) -> Tensor:
+    """Softmax over the positive and a shared pool of negatives, with the log-Q correction.
 
-    A negative drawn with probability q stands for ``1 / (pool * q)`` items, so ``log(pool * q)`` is subtracted from its logit. The positive is there for certain and
+    The pool estimates the rest of the full softmax's denominator: a negative drawn with probability q stands for
+    ``1 / (pool * q)`` items, so ``log(pool * q)`` is subtracted from its logit. The positive is there for certain and
     is not corrected.
 
     Parameters
@@ -36,24 +37,11 @@ def sampled_logits(
         True where a negative is the row's positive, ``(rows, pool)``; it is left out.
     temperature
         Divides all dot products.
-
-    Returns
-    -------
-    tuple
-        Logit of the positive and log-denominator, ``(rows,)`` each, float32.
     """
     positive = (users * positives).sum(-1, dtype=torch.float32) / temperature
     logits = (users @ negatives.T).float() / temperature - (log_q + math.log(len(log_q)))
     logits = logits.masked_fill(same, -math.inf)
-    return positive, torch.logaddexp(positive, logits.logsumexp(-1))
-
-
-def sampled_softmax(
-    users: Tensor, positives: Tensor, negatives: Tensor, log_q: Tensor, same: Tensor, temperature: float
-) -> Tensor:
-    """Cross-entropy of the positive against the pool, with the log-Q correction; see :func:`sampled_logits`."""
-    positive, denominator = sampled_logits(users, positives, negatives, log_q, same, temperature)
-    return (denominator - positive).mean()
+    return (torch.logaddexp(positive, logits.logsumexp(-1)) - positive).mean()
 
 
 TINY = torch.finfo(torch.float32).tiny

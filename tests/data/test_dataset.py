@@ -141,10 +141,13 @@ import os
 found = Dataset.open(root / 'dataset', verify=True) if (root / 'dataset').exists() else None
 assert found is None or found.fingerprint in (root / 'allowed.txt').read_text().split()
 """
-OLD_OR_NEW_WITHOUT_LEFTOVERS = """
+OLD_OR_NEW_WITHOUT_LEFTOVERS = (
+    """
 names = {path.name for path in root.iterdir()}
 assert names == {'log.parquet', 'allowed.txt', 'dataset'}, names
-""" + OLD_OR_NEW
+"""
+    + OLD_OR_NEW
+)
 
 
 @pytest.fixture

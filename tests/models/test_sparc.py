@@ -107,6 +107,16 @@ def test_interests_differ_and_are_likelier_where_the_history_is():
     assert np.abs(vectors[:, 0] - vectors[:, 1]).max() > 0.1
 
 
+def test_scores_of_different_interests_are_comparable_log_probabilities():
+    model = fitted("sparc")
+    encoded = model.searcher.side.encode(dataset().test.histories.take(np.arange(50)))
+    vectors = model.searcher.side.read(encoded, np.tile(np.arange(8, dtype=np.int32), (50, 1)))
+    total = np.log(np.exp(vectors @ model.network.item_vectors().numpy().T).sum(-1))
+    assert np.abs(total).max() < 0.5
+    plain = np.log(np.exp(vectors[..., :-1] @ model.network.items.all().numpy().T).sum(-1))
+    assert np.abs(total).max() < np.ptp(plain)
+
+
 def test_exploration_is_the_stated_share_and_leaves_the_history():
     model = fitted("sparc")
     cells, ids = model.network.cells().numpy(), dataset().items

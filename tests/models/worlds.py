@@ -13,7 +13,13 @@ SMALL = {
     "encoder": {"dim": 16, "layers": 1, "heads": 1, "max_length": 20, "dropout": 0.0},
     "training": {"epochs": 12, "batch_positions": 128, "learning_rate": 0.01, "negatives": 128, "precision": "fp32"},
 }
-SPARC = SMALL | {"codebook": {"levels": 2, "codes": 8}, "warmup_epochs": 6, "interests": 4, "contrast_rows": 64, "temperature": 0.2}
+SPARC = SMALL | {
+    "codebook": {"levels": 2, "codes": 8},
+    "warmup_epochs": 6,
+    "interests": 4,
+    "contrast_rows": 64,
+    "temperature": 0.2,
+}
 
 
 @cache
