@@ -58,7 +58,7 @@ OWN = {
     "item-knn": (),
     "two-tower": (),
     "sasrec": ("training.learning_rate=0.001",),
-    "sparc": ("warmup_epochs=8",),
+    "sparc": ("warmup_epochs=18",),
 }
 ML_1M = (
     "encoder.max_length=200",
@@ -71,7 +71,7 @@ ML_1M = (
 JOBS = (
     Job("amazon-beauty", "leave-one-out", (*BEAUTY, *NEXT_ITEM), OWN),
     Job("amazon-beauty", "user-holdout", (*BEAUTY, *NEXT_ITEMS), OWN),
-    Job("ml-1m", "leave-one-out", (*ML_1M, *NEXT_ITEM), OWN | {"sasrec": PUBLISHED, "sparc": ()}),
+    Job("ml-1m", "leave-one-out", (*ML_1M, *NEXT_ITEM), OWN | {"sasrec": PUBLISHED, "sparc": ("warmup_epochs=8",)}),
 )
 POLICIES = (
     Policy(interests=1),

@@ -343,8 +343,8 @@ def _start(out: Path, facts: dict[str, Any], *, resume: bool, overwrite: bool) -
     if resume and (out / CONFIG).exists():
         run = load_run(out)
         for key in SAME:
-            if run.facts[key] != facts[key]:
-                raise ConfigError(f"{out} cannot be resumed: {_difference(key, run.facts[key], facts[key])}")
+            if (difference := _difference(key, run.facts[key], facts[key])) is not None:
+                raise ConfigError(f"{out} cannot be resumed: {difference}")
         return run
     if out.exists() and not _only_leftovers(out):
         if not overwrite:
@@ -364,12 +364,12 @@ def _only_leftovers(out: Path) -> bool:
     return out.is_dir() and all(path.name.startswith(f".{CONFIG}.") for path in out.iterdir())
 
 
-def _difference(key: str, before: Any, now: Any) -> str:
-    if key != "settings":
-        return f"its {key} is {before!r}, this command says {now!r}"
-    changed = next(name for name in {**before, **now} if before.get(name) != now.get(name))
-    values = [side.get(changed, {}).get("value") for side in (before, now)]
-    return f"its {changed} is {values[0]!r}, this command says {values[1]!r}"
+def _difference(key: str, before: Any, now: Any) -> str | None:
+    """What differs, in words; where a setting came from does not matter, only its value."""
+    if key == "settings":
+        settings = ((name, *(side.get(name, {}).get("value") for side in (before, now))) for name in {**before, **now})
+        key, before, now = next((one for one in settings if one[1] != one[2]), (key, None, None))
+    return None if before == now else f"its {key} is {before!r}, this command says {now!r}"
 
 
 def _versions() -> dict[str, str]:

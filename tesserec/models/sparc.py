@@ -33,6 +33,9 @@ class SparcWeights(BaseModel):
     ----------
     softmax
         Sampled softmax of the interest-conditioned user vector (ours).
+    single
+        The same softmax for the state before any interest is read (ours): encoder and items go on learning as the
+        warm-up's single-vector model does, and the reader learns only what an interest changes.
     bce
         Binary cross-entropy of matching and mismatched (user, item) rows.
     rq
@@ -48,6 +51,7 @@ class SparcWeights(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     softmax: float = Field(1.0, ge=0)
+    single: float = Field(1.0, ge=0)
     bce: float = Field(0.1, ge=0)
     rq: float = Field(1.0, ge=0)
     shuffle: float = Field(0.1, ge=0)
@@ -76,7 +80,7 @@ class SparcConfig(NeuralConfig):
 
     codebook: CodebookConfig = CodebookConfig()
     weights: SparcWeights = SparcWeights()
-    warmup_epochs: int = Field(5, ge=1)
+    warmup_epochs: int = Field(10, ge=1)
     query_sum_share: float = Field(0.5, ge=0, le=1)
     contrast_rows: int = Field(512, ge=2)
     interests: int = Field(8, ge=1)
@@ -132,6 +136,7 @@ class SparcNetwork(Network):
         logits = self.posterior(states)[batch.valid]
         terms = {
             "softmax": batch.softmax(users, z, negatives, temperature),
+            "single": batch.softmax(self.user(states[batch.valid]), z, negatives, temperature),
             "bce": F.softplus(-match).mean() + F.softplus(mismatch).mean(),
             "rq": self.quantiser.loss(z, quantised),
             "shuffle": bpr(match[comparable], swapped[comparable]) if comparable.any() else match.sum() * 0,
@@ -253,11 +258,12 @@ class Sparc(NeuralRetriever):
     Ours, where the paper is silent or unknown to us: one causal encoder under all heads, trained at every position;
     a sampled softmax with log-Q correction beside BCE, since public logs have no impressions, and BCE's negatives are
     other rows of the batch under their own interest; cosine similarity; the reader's residual form; a single-vector
-    warm-up, then k-means; dead codes restart on random residuals after each epoch; the weights, and the ramp of the
-    BPR weight; contrastive rows of the same item are masked. Scores are comparable across interests: the codebook
-    estimates each interest's softmax denominator, which is subtracted, so that ``u_c . z_i`` is ``log p(i | c, u)``
-    up to the estimate's error. Lists are merged by ``log p(c | u) + u_c . z_i`` unless ``merge`` says otherwise
-    ("quota" is the paper's sharing of slots, by largest remainder).
+    warm-up, then k-means, and that model's own softmax beside the other terms from then on; dead codes restart on
+    random residuals after each epoch; the weights, and the ramp of the BPR weight; contrastive rows of the same item
+    are masked. Scores are comparable across interests: the codebook estimates each interest's softmax denominator,
+    which is subtracted, so that ``u_c . z_i`` is ``log p(i | c, u)`` up to the estimate's error. Lists are merged by
+    ``log p(c | u) + u_c . z_i`` unless ``merge`` says otherwise ("quota" is the paper's sharing of slots, by largest
+    remainder).
     """
 
     name = "sparc"

@@ -10,7 +10,7 @@ from tesserec.models.neural import FitTask
 from tesserec.models.sparc import Sparc, SparcConfig, SparcNetwork
 from tests.models.worlds import SPARC, dataset, fitted, world
 
-TERMS = ("softmax", "bce", "rq", "shuffle", "user_item", "item_item", "interest")
+TERMS = ("softmax", "single", "bce", "rq", "shuffle", "user_item", "item_item", "interest")
 
 
 def network_and_batch(**weights):
@@ -55,7 +55,12 @@ def test_ranking_alone_moves_the_chosen_codewords(term):
 
 @pytest.mark.parametrize("term", TERMS)
 def test_every_weight_changes_the_gradient_it_names(term):
-    named = {"interest": "posterior.codes.weight", "softmax": "reader.mlp.0.weight", "bce": "reader.mlp.0.weight"}
+    named = {
+        "interest": "posterior.codes.weight",
+        "softmax": "reader.mlp.0.weight",
+        "single": "items.table.weight",
+        "bce": "reader.mlp.0.weight",
+    }
     found = []
     for weight in (1.0, 10.0):
         network, task, batch = network_and_batch(**only(term, weight))

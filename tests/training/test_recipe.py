@@ -9,9 +9,9 @@ from tesserec.training.recipe import load_recipe, to_toml
 
 def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path):
     path = tmp_path / "recipe.toml"
-    path.write_text("interests = 3\n[training]\nepochs = 7\nlearning_rate = 0.5\n")
-    config = load_recipe(SparcConfig, path, ["training.epochs=9", "merge=max"])
-    assert (config.interests, config.training.epochs, config.training.learning_rate) == (3, 9, 0.5)
+    path.write_text("interests = 3\n[training]\nepochs = 17\nlearning_rate = 0.5\n")
+    config = load_recipe(SparcConfig, path, ["training.epochs=19", "merge=max"])
+    assert (config.interests, config.training.epochs, config.training.learning_rate) == (3, 19, 0.5)
     assert (config.merge, config.codebook) == ("max", SparcConfig().codebook)
 
 
