@@ -154,6 +154,15 @@ def test_foreign_directory_is_never_overwritten(tmp_path, shop):
     refused(tmp_path, "train", shop, "--model", "popularity", "--out", tmp_path, "--overwrite")
 
 
+def test_resume_asks_for_the_same_values_wherever_they_come_from(shop, tmp_path):
+    pytest.importorskip("scipy")
+    train = ["train", shop, "--model", "item-knn", "--out", tmp_path / "run"]
+    run_cli(*train, "--set", "neighbours=20")
+    message = run_cli(*train, "--set", "neighbours=30", "--resume", code=2)
+    assert "its neighbours is 20, this command says 30" in " ".join(message.split())
+    run_cli(*train, "--set", "neighbours=20", "--set", "shrink=10.0", "--resume")
+
+
 def test_resume_of_another_run_is_refused(shop, run):
     message = run_cli("train", shop, "--model", "item-knn", "--out", run, "--resume", code=2)
     assert "popularity" in message
