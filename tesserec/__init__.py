@@ -60,7 +60,10 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'tesserec' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), "load_model" if name == "load" else name)
+    from tesserec.errors import train_extra
+
+    with train_extra(f"tesserec.{name}"):
+        value = getattr(importlib.import_module(_HOMES[name]), "load_model" if name == "load" else name)
     globals()[name] = value
     return value
 

@@ -1,5 +1,10 @@
 """Every error that tesserec raises on purpose, with the exit code it gives a shell."""
 
+import contextlib
+from collections.abc import Iterator
+
+TRAIN_EXTRA = ("torch", "onnx", "onnxscript", "scipy")
+
 
 class TesserecError(Exception):
     """Base of all deliberate errors; the message says what was seen, what was expected and what to do."""
@@ -30,6 +35,17 @@ class MissingExtra(UserError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs {package}, which is not installed; run: pip install 'tesserec[{extra}]'")
+
+
+@contextlib.contextmanager
+def train_extra(purpose: str) -> Iterator[None]:
+    """Name the ``train`` extra where ``purpose`` fails for want of one of its packages."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in TRAIN_EXTRA:
+            raise
+        raise MissingExtra(error.name, "train", purpose) from None
 
 
 class TrainingRefused(TesserecError):

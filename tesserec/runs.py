@@ -14,13 +14,13 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tesserec.errors import ArtefactError, ConfigError, MissingExtra, UserError
+from tesserec.errors import ArtefactError, ConfigError, UserError, train_extra
 from tesserec.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ CHECKPOINT = "checkpoint"
 LOG = "log.jsonl"
 REPORT = "report.html"
 PACKAGES = ("tesserec", "numpy", "polars", "numba", "torch")
-TRAIN_EXTRA = ("torch", "onnx", "onnxscript", "scipy")
 #: What must be the same for a run to be resumed.
 SAME = ("model", "settings", "seed", "fingerprint")
 
@@ -76,7 +75,7 @@ class Run:
 
         if not self.finished:
             raise UserError(f"{self.path} is unfinished; {how_to_resume(self)}")
-        with _train_extra(f"opening {self.facts['model']}"):
+        with train_extra(f"opening {self.facts['model']}"):
             return model_class(self.facts["model"]).load(self.path / MODEL)
 
     def dataset(self, path: Path | None = None) -> Dataset:
@@ -175,7 +174,7 @@ def train_run(
     from tesserec.models import model_class
     from tesserec.training.recipe import load_recipe, origins
 
-    with _train_extra(f"training {model_name}"):
+    with train_extra(f"training {model_name}"):
         model_type = model_class(model_name)
     config = load_recipe(model_type.Config, recipe, sets)
     dataset = Dataset.open(dataset_path)
@@ -195,7 +194,7 @@ def train_run(
     begin = time.perf_counter()
     # A run that was stopped before its first checkpoint begins anew.
     resume = resume and (run.path / CHECKPOINT).is_dir()
-    with _train_extra(f"training {model_name}"):
+    with train_extra(f"training {model_name}"):
         model = model_type(config).fit(dataset, seed=seed, run=run.path, resume=resume, progress=progress)
     run.facts["seconds"] = round(time.perf_counter() - begin, 2)
     model.save(run.path / MODEL)
@@ -302,19 +301,8 @@ def index_run(path: Path, out: Path) -> Path:
 
     run = load_run(path)
     facts = {key: run.facts[key] for key in ("model", "seed", "fingerprint")} | {"run": str(run.path.absolute())}
-    with _train_extra(f"indexing {run.facts['model']}"):
+    with train_extra(f"indexing {run.facts['model']}"):
         return publish_bundle(run.model, Path(out), facts)
-
-
-@contextlib.contextmanager
-def _train_extra(purpose: str) -> Iterator[None]:
-    """Name the extra where one of its packages is missing."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name not in TRAIN_EXTRA:
-            raise
-        raise MissingExtra(error.name, "train", purpose) from None
 
 
 def _cells(run: Run) -> NDArray[np.int32] | None:
