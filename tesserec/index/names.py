@@ -73,6 +73,9 @@ def _typical(catalogue: Catalogue, postings: VectorPostings, code: int) -> list[
 def _categories(catalogue: Catalogue, postings: VectorPostings) -> dict[int, list[str]]:
     """Telling category values of each code, best first."""
     columns = [name for name, role in catalogue.roles.items() if role in ("categorical", "multi")]
+    worded = [name for name in columns if _is_text(catalogue.table.schema[name])]
+    # Where a column has words, numbers of another column (category ids beside category names) tell people nothing.
+    columns = worded or columns
     parts = [_scored_values(catalogue, postings, column) for column in columns]
     if not parts:
         return {}
@@ -80,6 +83,11 @@ def _categories(catalogue: Catalogue, postings: VectorPostings) -> dict[int, lis
     best = best.unique(["cell", "value"], keep="first", maintain_order=True)
     lists = best.group_by("cell", maintain_order=True).agg(pl.col("value").head(_SHOWN))
     return {int(cell): values for cell, values in lists.iter_rows()}
+
+
+def _is_text(dtype: pl.DataType) -> bool:
+    inner = dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype
+    return inner in (pl.String, pl.Categorical, pl.Enum)
 
 
 def _scored_values(catalogue: Catalogue, postings: VectorPostings, column: str) -> pl.DataFrame:

@@ -182,3 +182,12 @@ def test_catalogue_round_trip(tmp_path):
     assert opened.items.values.equals(shown.items.values)
     assert (opened.roles, opened.exclude_seen, opened.counts.tolist()) == (shown.roles, True, [4, 3, 2, 1])
     assert opened.titles.to_list() == ["a", "b", "7", "d"]
+
+
+def test_words_name_interests_and_numbers_only_where_there_are_no_words():
+    vectors = np.eye(2, dtype=np.float32)[[0, 0, 0, 1, 1, 1]]
+    postings = VectorPostings.build(vectors, np.array([0, 0, 0, 1, 1, 1]), 2)
+    numbers = [7, 7, 7, 9, 9, 9]
+    both = name_interests(catalogue(6, code=numbers, kind=["tea"] * 3 + ["rum"] * 3), postings)
+    assert both["categories"].to_list() == [["tea"], ["rum"]]
+    assert name_interests(catalogue(6, code=numbers), postings)["categories"].to_list() == [["code 7"], ["code 9"]]
