@@ -169,9 +169,9 @@ def test_names_tell_categories_and_typical_items():
     assert names["items"].to_list() == [3, 3, 0]
     assert names["traffic"].to_list() == [24, 6, 0]
     assert names["typical"].to_list() == [["i1", "cod"], ["elk", "owl"], []]
-    assert names["categories"].to_list()[0] == ["fish", "wet", "year 1"]
-    assert names["categories"].to_list()[1] == ["year 2", "big", "bird"]
-    assert names["name"].to_list() == ["fish, wet: i1", "year 2, big: elk", "(no items)"]
+    assert names["categories"].to_list()[0] == ["fish", "wet"]
+    assert names["categories"].to_list()[1] == ["big", "bird"]
+    assert names["name"].to_list() == ["fish, wet: i1", "big, bird: elk", "(no items)"]
 
 
 def test_catalogue_round_trip(tmp_path):
