@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tesserec.errors import ArtefactError, TrainingRefused
+from tesserec.models import model_class
 from tesserec.models.sasrec import SASRec, SASRecConfig
 from tesserec.models.sparc import Sparc, SparcConfig
 from tesserec.training import loop
@@ -53,6 +54,25 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path, stop_after
     expected, found = whole.network.state_dict(), resumed.network.state_dict()
     assert all(torch.equal(expected[key], found[key]) for key in expected)
     assert log(tmp_path / "whole") == log(tmp_path / "cut")
+
+
+@pytest.mark.parametrize("name", ["two-tower", "sasrec"])
+def test_sparse_tables_of_large_catalogues_train_and_resume_alike(tmp_path, stop_after, monkeypatch, name):
+    monkeypatch.setattr("tesserec.nn.items.SPARSE_FROM", 10)
+    cls = model_class(name)
+    training = SPARC["training"] | {"epochs": 3}
+    config = cls.Config.model_validate({"encoder": SPARC["encoder"], "training": training, "temperature": 0.2})
+    whole = cls(config).fit(dataset(), seed=2)
+    assert whole.network.items.table.sparse
+    with monkeypatch.context():
+        stop_after(50)
+        with pytest.raises(KeyboardInterrupt):
+            cls(config).fit(dataset(), seed=2, run=tmp_path)
+        monkeypatch.undo()
+    monkeypatch.setattr("tesserec.nn.items.SPARSE_FROM", 10)
+    resumed = cls(config).fit(dataset(), seed=2, run=tmp_path, resume=True)
+    expected, found = whole.network.state_dict(), resumed.network.state_dict()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
 def test_a_checkpoint_is_whole_or_absent_and_says_so(tmp_path):
