@@ -226,7 +226,12 @@ def render(table: dict[str, Any]) -> str:
             cells = [estimate(one) for one in row["metrics"].values()]
             lines.append(f"| {row['interests']} | {row['merge']} | " + " | ".join(cells) + " |")
     lines += ["", "<details><summary>Commands</summary>", "", "```"]
-    lines += [row["command"] for row in table["rows"]]
+    log, _, split = table["job"].partition("/")
+    lines.append(
+        f"tesserec prepare {log}/interactions.parquet --items {log}/items.parquet --split {split} --out DATASET"
+    )
+    lines += [f"{row['command']} --out {row['model']}" for row in table["rows"]]
+    lines += [f"tesserec evaluate {row['model']} --cells sparc" for row in table["rows"]]
     return "\n".join([*lines, "```", "", "</details>"])
 
 
