@@ -77,6 +77,7 @@ POLICIES = (
     Policy(interests=1),
     *(Policy(interests=k, merge=merge) for k in (4, 8, 16) for merge in ("max", "probability", "quota")),
 )
+POLICY_METRICS = ("recall@10", "recall@50", "coverage@50")
 UNTRAINED = ("popularity", "popularity-recent", "item-knn")
 
 
@@ -173,7 +174,7 @@ def policies(run: Path) -> list[dict[str, Any]]:
         rows = []
         for policy in POLICIES:
             found = evaluate(partial(searcher.retrieve, policy=policy), dataset, ks=KS)
-            shown = {name: vars(found.metrics[name]) for name in ("recall@10", "recall@50", "coverage@50")}
+            shown = {name: vars(found.metrics[name]) for name in POLICY_METRICS}
             rows.append({"interests": policy.interests, "merge": policy.merge, "metrics": shown})
         write_json(kept, rows)
     return list(read_json(kept))
@@ -221,9 +222,9 @@ def render(table: dict[str, Any]) -> str:
                 lines.append(f"| {row['run']} | {row['metric']} | {difference(row)} | {row['p_holm']:.4f} |")
     if table["policies"]:
         lines += ["", "The same SPARC with other numbers of interests (K) and other ways to merge their lists:", ""]
-        lines += ["| K | merge | recall@10 | recall@50 | coverage@50 |", "| --- | --- | --- | --- | --- |"]
+        lines += ["| K | merge | " + " | ".join(POLICY_METRICS) + " |", "| --- | --- | --- | --- | --- |"]
         for row in table["policies"]:
-            cells = [estimate(one) for one in row["metrics"].values()]
+            cells = [estimate(row["metrics"][name]) for name in POLICY_METRICS]
             lines.append(f"| {row['interests']} | {row['merge']} | " + " | ".join(cells) + " |")
     lines += ["", "<details><summary>Commands</summary>", "", "```"]
     log, _, split = table["job"].partition("/")
