@@ -142,7 +142,7 @@ def collect(work: Path, job: Job) -> dict[str, Any] | None:
     rows = [
         {
             "model": model,
-            "seconds": facts[model]["seconds"],
+            "seconds": seconds(place(work, job, model), facts[model]),
             "epochs": epochs(place(work, job, model)),
             "command": command(job, model),
             "metrics": {name: vars(one.metrics[name]) for name in METRICS if name in one.metrics},
@@ -180,6 +180,13 @@ def policies(run: Path) -> list[dict[str, Any]]:
     return list(read_json(kept))
 
 
+def seconds(run: Path, facts: dict[str, Any]) -> float:
+    """Time in training steps, over all sittings of a run; for a table, the time of counting."""
+    log = run / "log.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    return sum(row["seconds"] for row in rows) if rows else float(facts["seconds"])
+
+
 def epochs(run: Path) -> int | None:
     """Epochs that were trained."""
     log = run / "log.jsonl"
@@ -203,7 +210,7 @@ def render(table: dict[str, Any]) -> str:
         f"{'excluded' if protocol['exclude_seen'] else 'kept'}, ties by item order, seed {SEED}, "
         f"fingerprint `{table['fingerprint'][:12]}`. 95 % bootstrap intervals over users.",
         "",
-        "| model | " + " | ".join(shown) + " | epochs | training |",
+        "| model | " + " | ".join(shown) + " | epochs | training steps |",
         "| --- " * (len(shown) + 3) + "|",
     ]
     for row in table["rows"]:

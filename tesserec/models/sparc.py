@@ -218,8 +218,9 @@ class SparcNetwork(Network):
             return {}
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         restarted = self.quantiser.restart_dead(z, generator)
-        self.log_sizes.copy_(torch.bincount(self.quantiser(z).codes[:, 0], minlength=self.codes).log())
-        health = codebook_health(self.quantiser(z).codes.cpu().numpy(), self.codes)
+        codes = self.quantiser(z).codes
+        self.log_sizes.copy_(torch.bincount(codes[:, 0], minlength=self.codes).log())
+        health = codebook_health(codes.cpu().numpy(), self.codes)
         for level, figures in enumerate(health):
             if figures.perplexity < COLLAPSED_SHARE * self.codes:
                 raise TrainingRefused(
