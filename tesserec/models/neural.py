@@ -69,7 +69,7 @@ class NeuralConfig(BaseModel):
 class Network(nn.Module):
     """Item tower and sequence encoder; a model adds its losses and, where it has them, interests.
 
-    A network that has interests overrides ``codes``, :meth:`encode`, :meth:`read` and :meth:`cells`.
+    A network that has interests overrides ``codes``, :meth:`encode`, :meth:`read`, and :meth:`cells` or ``n_cells``.
 
     Parameters
     ----------
@@ -123,9 +123,14 @@ class Network(nn.Module):
         """What user vectors are compared with and histories are encoded from, ``(items, width)``."""
         return self.items.all()
 
+    @property
+    def n_cells(self) -> int:
+        """Cells that items lie in: one a code, or one in all where codes are slots that own no items."""
+        return self.codes
+
     @torch.no_grad()
     def cells(self) -> Tensor:
-        """Level-0 code of every item, ``(items,)``."""
+        """Cell of every item, ``(items,)``."""
         return torch.zeros(self.items.table.num_embeddings, dtype=torch.int64)
 
     def end_epoch(self, epoch: int, seed: int) -> dict[str, Any]:
@@ -236,7 +241,7 @@ class NeuralRetriever(Retriever):
         """Catalogue, user side, postings and policy of the fitted network."""
         side = TorchSide(self.network)
         cells = self.network.cells().cpu().numpy().astype(np.int32)
-        postings = VectorPostings.build(side.vectors.cpu().numpy(), cells, self.network.codes)
+        postings = VectorPostings.build(side.vectors.cpu().numpy(), cells, self.network.n_cells)
         return Searcher(self.catalogue, side, postings, self.policy())
 
     def save(self, path: Path, *, overwrite: bool = False) -> None:

@@ -22,7 +22,8 @@ class EncoderConfig(BaseModel):
     Attributes
     ----------
     kind
-        ``transformer`` (causal, pre-norm) or ``mean`` (running mean of the history and one linear map).
+        ``transformer`` (causal, pre-norm), ``mean`` (running mean of the history and one linear map), or ``none``
+        (items and their positions, for methods that read the history themselves).
     dim
         Width of items, states and codes.
     layers, heads, expansion
@@ -36,7 +37,7 @@ class EncoderConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["transformer", "mean"] = "transformer"
+    kind: Literal["transformer", "mean", "none"] = "transformer"
     dim: int = Field(64, ge=2)
     layers: int = Field(2, ge=1)
     heads: int = Field(2, ge=1)
@@ -129,6 +130,23 @@ class MeanEncoder(nn.Module):
         return out
 
 
+class PositionEncoder(nn.Module):
+    """Each item's vector plus that of its position, and nothing else: what ComiRec's attention reads."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.randn(config.max_length, config.dim) * 0.02)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Item vectors ``(batch, length, dim)`` to states of the same shape."""
+        out: Tensor = self.dropout(items + self.position[: items.shape[1]])
+        return out
+
+
+ENCODERS = {"transformer": TransformerEncoder, "mean": MeanEncoder, "none": PositionEncoder}
+
+
 def build_encoder(config: EncoderConfig) -> nn.Module:
     """The encoder that ``config.kind`` names."""
-    return TransformerEncoder(config) if config.kind == "transformer" else MeanEncoder(config)
+    return ENCODERS[config.kind](config)

@@ -34,10 +34,17 @@ def dataset() -> Dataset:
     return prepare(world().log, items=world().items, split="leave-one-out")
 
 
+OWN: dict[str, dict[str, object]] = {
+    "two-tower": SMALL | {"temperature": 0.2},
+    "sasrec": SMALL,
+    "sparc": SPARC,
+}
+"""Settings that fit a trained model to the small world in seconds, by its name."""
+
+
 def settings(name: str) -> dict[str, object]:
-    """Settings that fit a model of that name to the small world in seconds."""
-    trained = {"two-tower": SMALL | {"temperature": 0.2}, "sasrec": SMALL, "sparc": SPARC}
-    return dict(trained.get(name, {}))
+    """Settings of a model of that name in the small world."""
+    return OWN.get(name, {})
 
 
 @cache

@@ -21,7 +21,7 @@ def test_a_state_depends_on_its_past_alone(kind):
     assert not torch.allclose(encoder(changed)[:, 4], before[:, 4], atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["transformer", "mean"])
+@pytest.mark.parametrize("kind", ["transformer", "mean", "none"])
 def test_padding_and_company_change_nothing(kind):
     torch.manual_seed(0)
     encoder = build_encoder(EncoderConfig(kind=kind, dim=16, max_length=12)).eval()
@@ -30,6 +30,15 @@ def test_padding_and_company_change_nothing(kind):
     together = encoder(torch.cat([long, padded]))
     assert torch.allclose(together[1, :3], encoder(short)[0], atol=1e-5)
     assert torch.allclose(together[0], encoder(long)[0], atol=1e-5)
+
+
+def test_without_an_encoder_a_state_is_its_item_at_its_place():
+    encoder = build_encoder(EncoderConfig(kind="none", dim=16, max_length=12)).eval()
+    items = torch.randn(1, 4, 16).expand(3, -1, -1).clone()
+    items[1, :3] += 1
+    states = encoder(items)
+    assert torch.equal(states[0, 3], states[1, 3])
+    assert not torch.equal(encoder(items[:, 3:])[0, 0], states[0, 3])
 
 
 def test_heads_must_divide_the_width():
