@@ -14,7 +14,7 @@ import tesserec
 PACKAGE = Path(tesserec.__file__).parent
 ORDER = ("core", "data", "index", "evaluation", "nn", "training", "models", "cli")
 CORE = ("errors", "files", "__init__")
-CLI = ("cli", "runs", "__main__")
+CLI = ("cli", "runs", "ablations", "__main__")
 WITHOUT_TORCH = ("core", "data", "index", "evaluation")
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tesserec import __version__
+from tesserec.cli.ablate import ablate
 from tesserec.cli.bundles import index, interests, recommend
 from tesserec.cli.demo import demo
 from tesserec.cli.info import info, recipe
@@ -45,5 +46,5 @@ def tesserec(
     """
 
 
-for command in (prepare, train, evaluate, compare, index, recommend, interests, info, recipe, demo):
+for command in (prepare, train, evaluate, compare, ablate, index, recommend, interests, info, recipe, demo):
     app.command()(command)

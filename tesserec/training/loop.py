@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
@@ -239,7 +240,9 @@ class Loop:
 
     def _progress_bar(self) -> Progress:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        return Progress(*columns, TextColumn("{task.fields[note]}"), disable=not self.show, transient=True)
+        note = TextColumn("{task.fields[note]}")
+        # On stderr, so that stdout holds results only.
+        return Progress(*columns, note, console=Console(stderr=True), disable=not self.show, transient=True)
 
     @contextmanager
     def _catch_interrupt(self) -> Iterator[None]:

@@ -1,0 +1,50 @@
+"""Studies: every variant measured alike, finished runs kept, mistakes refused before anything is trained."""
+
+import importlib.util
+import json
+
+import pytest
+
+from tesserec.ablations import STUDIES
+from tesserec.models import MODELS, model_class
+from tesserec.training.recipe import load_recipe
+from tests.cli.conftest import QUICK_SPARC, run_cli, sets
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the train extra")
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_variant_has_a_model_that_knows_its_settings(study):
+    labels = [variant.label for variant in STUDIES[study].variants]
+    assert len(set(labels)) == len(labels) >= 2
+    for variant in STUDIES[study].variants:
+        assert variant.model in MODELS
+        load_recipe(model_class(variant.model).Config, None, variant.sets)
+
+
+def test_a_study_compares_each_variant_with_the_first_and_resumes(shop, tmp_path):
+    command = ("ablate", shop, "--study", "interests", "--out", tmp_path, "-k", "5,20", *sets(QUICK_SPARC))
+    result = json.loads(run_cli(*command, "--json"))
+    assert [row["policy"]["interests"] for row in result["rows"]] == [1, 2, 4, 8, 16]
+    first, *others = result["rows"]
+    assert first["against_first"] == {}
+    for row in others:
+        paired = row["against_first"]["recall@20"]
+        assert paired["difference"] == pytest.approx(
+            row["metrics"]["recall@20"]["value"] - first["metrics"]["recall@20"]["value"]
+        )
+    assert len({row["metrics"]["recall@20"]["value"] for row in result["rows"]}) > 1
+    (run,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    written = (run / "config.json").stat().st_mtime_ns
+    text = run_cli(*command)
+    assert "SPARC, K = 8" in text
+    assert (run / "config.json").stat().st_mtime_ns == written
+    assert json.loads((tmp_path / "interests.json").read_text())["rows"] == result["rows"]
+
+
+def test_mistakes_are_refused_before_anything_is_trained(shop, tmp_path):
+    out = tmp_path / "studies"
+    assert "known studies: coupling" in run_cli("ablate", shop, "--study", "couplin", "--out", out, code=2)
+    message = run_cli("ablate", shop, "--study", "interests", "--out", out, "--set", "epocs=3", code=2)
+    assert "unknown setting 'epocs'" in message
+    assert not out.exists()
