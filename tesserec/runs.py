@@ -283,7 +283,7 @@ def write_run_report(paths: Sequence[Path], out: Path, part: str = "test") -> Pa
     from tesserec.evaluation.significance import compare
 
     evaluations = load_evaluations(paths, part)
-    logs = {name: _read_log(path / LOG) for name, path in zip(evaluations, paths, strict=True)}
+    logs = {name: read_log(path / LOG) for name, path in zip(evaluations, paths, strict=True)}
     facts = {name: _settings_and_versions(load_run(path)) for name, path in zip(evaluations, paths, strict=True)}
     if len(paths) == 1:
         (name, evaluation), *_ = evaluations.items()
@@ -315,7 +315,8 @@ def _cells(run: Run) -> NDArray[np.int32] | None:
     return searcher.postings.cell_of
 
 
-def _read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Rows of a run's ``log.jsonl``, one an epoch; none where there is no log."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 

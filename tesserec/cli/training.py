@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from tesserec.cli.shell import Interrupted, existing, say
+from tesserec.models import MODELS
 
 
 def train(
     dataset: Annotated[Path, typer.Argument(help="What `tesserec prepare` wrote.")],
     model: Annotated[
         str,
-        typer.Option(help="popularity, popularity-recent, item-knn, two-tower, sasrec or sparc.", show_default=False),
+        typer.Option(help=f"{', '.join(MODELS)}.", show_default=False),
     ],
     out: Annotated[Path, typer.Option(help="Directory of the run, to be made.", show_default=False)],
     recipe: Annotated[
