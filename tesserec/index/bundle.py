@@ -137,7 +137,8 @@ def _open_parts(folder: Path, facts: dict[str, Any], threads: int = 1) -> Search
     vectors_of = postings.vectors_of if isinstance(postings, VectorPostings) else None
     side = open_user_side(folder, vectors_of, threads)
     for name in ("codes", "dim"):
-        if (held := getattr(side, name, None)) is not None and held != (expected := getattr(postings, name)):
+        held, expected = getattr(side, name, None), getattr(postings, name, None)
+        if None not in (held, expected) and held != expected:
             raise ArtefactError(
                 f"{folder / 'user_side.json'} says {held} {name}, the postings hold {expected}; "
                 "they come from different models, publish again"

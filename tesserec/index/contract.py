@@ -27,7 +27,8 @@ class Encoded:
     Attributes
     ----------
     posterior
-        ``p(code | history)``, float32, ``(users, codes)``; rows sum to one.
+        ``p(code | history)``, float32, ``(users, codes)``; rows sum to one. Codes are the cells of the postings, or,
+        where the postings have one cell, any number of slots: free vectors, which usually have equal shares.
     state
         Whatever the same user side needs to read interests from it.
     """
@@ -94,9 +95,9 @@ class Candidates:
     scores
         float32, ``(users, k)``; -inf where unfilled.
     interests
-        Code of the interest that brought the item, int32, ``(users, k)``; -1 for models without interests.
+        Code of the interest (or slot) that brought the item, int32, ``(users, k)``; -1 for models with one code.
     probability
-        The posterior of that interest, float32, ``(users, k)``; NaN for models without interests.
+        The posterior of that interest, float32, ``(users, k)``; NaN for models with one code.
     explored
         True where the interest was chosen for exploration, ``(users, k)``.
     """

@@ -87,9 +87,9 @@ class VectorPostings:
         return len(self.offsets) - 1
 
     @property
-    def codes(self) -> int:
-        """Number of codes that the user side must know: one a cell."""
-        return self.cells
+    def codes(self) -> int | None:
+        """Number of codes that the user side must know: one a cell; None where one cell goes with any number."""
+        return self.cells if self.cells > 1 else None
 
     @cached_property
     def table(self) -> ItemVectors:

@@ -2,7 +2,8 @@
 
 Vector postings: each chosen interest ranks the items of the visited cells; its best unseen items are merged into one
 list. With every cell visited the answer is that of the exact scorer, bit for bit. An item counts as *explored* only
-if an interest outside the history brought it and its own cell holds no item of the history either.
+if an interest outside the history brought it and its own cell holds no item of the history either. Postings of one
+cell go with any number of codes: these are *slots*, free vectors of a user that own no items, and all search the cell.
 Score postings: the lists of the user's codes are added up.
 """
 
@@ -85,7 +86,10 @@ class _Request:
 
 
 def has_interests(postings: Postings) -> bool:
-    """Whether candidates come from interests, so that there is something to explore."""
+    """Whether items lie in several cells: interests that users share, which can be named, compared and explored.
+
+    The slots of a network with several free vectors are not such interests.
+    """
     return isinstance(postings, VectorPostings) and postings.cells > 1
 
 
@@ -94,8 +98,8 @@ def _check(postings: Postings, histories: Histories, k: int, policy: Policy) -> 
         raise ConfigError(f"k = {k}; ask for at least one candidate")
     if policy.explore > 0 and not has_interests(postings):
         raise ConfigError(
-            f"explore = {policy.explore}, but this model has no interests to explore; models with a codebook "
-            "have them (sparc), or leave explore at 0"
+            f"explore = {policy.explore}, but this model has no interests that users share, so none to explore; "
+            "models with a codebook have them (sparc), or leave explore at 0"
         )
     if len(empty := np.flatnonzero(histories.lengths < 1)):
         raise DataError(f"history {empty[0]} is empty; give at least one item of the catalogue")
@@ -139,7 +143,7 @@ def _search_cells(side: UserSide, postings: VectorPostings, histories: Histories
     known = known_cells(postings, histories)
     choice = choose(posterior, known, policy, request.k)
     vectors = np.asarray(side.read(encoded, choice.codes), np.float32)
-    exploited, explored = _cells_to_search(posterior, known, choice, policy.visit)
+    exploited, explored = _cells_to_search(posterior, known, choice, policy.visit if postings.cells > 1 else 1.0)
     items = np.full((*choice.codes.shape, request.k), -1, np.int32)
     scores = np.full((*choice.codes.shape, request.k), -np.inf, np.float32)
     for of_part, cells in ((~choice.explored, exploited), (choice.explored, explored)):
@@ -149,7 +153,7 @@ def _search_cells(side: UserSide, postings: VectorPostings, histories: Histories
             best = _search(postings, vectors[users, columns], cells, users, unwanted, request)
             items[users, columns], scores[users, columns] = best
     found = merge_interests(choice, items, scores, request.k, policy)
-    return found if has_interests(postings) else _without_interests(found)
+    return found if posterior.shape[1] > 1 else _without_interests(found)
 
 
 def _search(
@@ -169,14 +173,14 @@ def _search(
 
 
 def _without_interests(found: Candidates) -> Candidates:
-    """The single cell of a model without interests is not an interest."""
+    """The single code of a model without interests is not an interest."""
     return replace(
         found, interests=np.full_like(found.interests, -1), probability=np.full_like(found.probability, np.nan)
     )
 
 
 def _checked_posterior(posterior: Floats, cells: int) -> Floats:
-    if posterior.shape[1] != cells:
+    if posterior.shape[1] != cells > 1:
         raise ConfigError(f"the user side knows {posterior.shape[1]} codes, the postings {cells}; they do not fit")
     if not np.isfinite(posterior).all():
         raise DataError("the posterior over interests holds NaN or infinity; the model has diverged, train it again")

@@ -81,7 +81,7 @@ class Searcher:
 
     @property
     def has_interests(self) -> bool:
-        """Whether candidates come from interests."""
+        """Whether there are interests that users share; see :func:`tesserec.index.search.has_interests`."""
         return has_interests(self.postings)
 
     def encode(self, histories: Sequence[Sequence[Any]]) -> tuple[Histories, list[Any]]:
@@ -136,7 +136,8 @@ class Searcher:
         -------
         polars.DataFrame
             ``user`` (row of ``histories``), ``rank`` (from 1), ``item``, ``score``, ``interest`` and ``probability``
-            (null for models without interests), ``explored``.
+            (the slot and its share for models with several free vectors, null for models with one vector or tables),
+            ``explored``.
 
         Raises
         ------
@@ -202,7 +203,10 @@ class Searcher:
             If the model has no interests, or k is below one.
         """
         if not isinstance(self.postings, VectorPostings) or isinstance(self.side, ScoreSide) or not self.has_interests:
-            raise ConfigError("this model has no interests; models with a codebook have them (sparc)")
+            raise ConfigError(
+                "this model has no interests that users share (free vectors are slots without a probability of their "
+                "own); models with a codebook have them (sparc)"
+            )
         if k < 1:
             raise ConfigError(f"k = {k}; ask for at least one interest")
         assert self.names is not None

@@ -35,9 +35,9 @@ def publish_popularity(root, first=0):
     return publish(root, searcher, searcher.side.save, FACTS | {"first": first})
 
 
-def publish_network(root, seed=0, codes=6, side_codes=None):
+def publish_network(root, seed=0, codes=6, side_codes=None, cells=None):
     onnx_model = pytest.importorskip("tests.index.onnx_model", reason="needs onnx")
-    _, postings = world(seed, items=60, cells=codes)
+    _, postings = world(seed, items=60, cells=cells or codes)
     workbench = root.parent / f"workbench-{seed}"
     workbench.mkdir(exist_ok=True)
     onnx_model.write_network(workbench, codes=codes, seed=seed)
@@ -69,6 +69,13 @@ def test_bundle_equals_the_model(root):
     assert bundle.searcher.names.equals(searcher.names)
     assert (bundle.generation, bundle.path) == (1, path)
     assert FACTS.items() <= bundle.facts.items()
+
+
+def test_slots_round_trip(root):
+    searcher, _ = publish_network(root, codes=3, cells=1)
+    found = Bundle.open(root).recommend([["i1", "i2"], ["i40"]], 9)
+    assert found.equals(searcher.recommend([["i1", "i2"], ["i40"]], 9))
+    assert found["interest"].n_unique() == 3
 
 
 def test_tables_are_bundles_too(root):

@@ -1,5 +1,7 @@
 """Soft search against the slow way, and what every answer promises."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -43,6 +45,30 @@ def test_search_equals_the_slow_way(seed, policy, k, ties, exclude_seen):
         assert np.isnan(found.probability[row, n:]).all()
         posterior = side.encode(users.take(slice(row, row + 1))).posterior[0]
         np.testing.assert_array_equal(found.probability[row, :n], posterior[found.interests[row, :n]])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1 << 30), policy=POLICIES, k=st.integers(1, 80), ties=st.booleans(), slots=st.integers(2, 7))
+def test_slots_search_the_one_cell(seed, policy, k, ties, slots):
+    side, postings = world(seed, ties=ties, slots=slots)
+    users = histories(seed, 4, postings.size)
+    policy = replace(policy, explore=0.0)
+    found = retrieve(side, postings, users, k, policy, exclude_seen=True)
+    for row, history in enumerate(users):
+        slow = slow_retrieve(side, postings, history, k, policy, True)
+        assert found.items[row, : len(slow)].tolist() == [item for item, *_ in slow]
+        assert found.scores[row, : len(slow)].tolist() == [float(np.float32(value)) for _, value, *_ in slow]
+        assert found.interests[row, : len(slow)].tolist() == [code for _, _, code, _ in slow]
+        np.testing.assert_array_equal(
+            found.probability[row, : len(slow)],
+            side.posterior[history[-1]][found.interests[row, : len(slow)]],
+        )
+
+
+def test_slots_are_nothing_to_explore():
+    side, postings = world(1, slots=4)
+    with pytest.raises(ConfigError, match=r"explore = 0.2.*no interests that users share"):
+        retrieve(side, postings, histories(2, 3, 60), 5, Policy(explore=0.2), exclude_seen=False)
 
 
 def test_explored_items_lie_outside_the_history():

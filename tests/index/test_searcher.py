@@ -112,6 +112,15 @@ def test_interests_fall_and_are_named():
     assert found["name"].to_list() == [names[i] for i in found["interest"]]
 
 
+def test_slots_are_no_interests_that_users_share():
+    side, postings = world(4, slots=3)
+    asked = Searcher(catalogue(60), side, postings, Policy(interests=3))
+    assert (asked.has_interests, asked.names, asked.cells) == (False, None, None)
+    assert set(asked.recommend([["i1"], ["i2"]], 20)["interest"]) == {0, 1, 2}
+    with pytest.raises(ConfigError, match="no interests that users share"):
+        asked.interests([["i1"]])
+
+
 def test_similar_items_by_cosine():
     asked = searcher(2)
     vectors = asked.postings.vectors_of(np.arange(60)).astype(np.float64)

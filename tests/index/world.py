@@ -34,14 +34,18 @@ def catalogue(n, ids=None, **columns):
     return Catalogue(IdMap(ids), pl.DataFrame({"id": ids, **columns}), roles, True, np.arange(n, 0, -1))
 
 
-def world(seed=0, items=60, cells=6, dim=4, ties=False):
-    """Side and postings; with ``ties`` all numbers are small integers, so equal scores abound."""
+def world(seed=0, items=60, cells=6, dim=4, ties=False, slots=None):
+    """Side and postings; with ``ties`` all numbers are small integers, so equal scores abound.
+
+    With ``slots`` there is one cell, and the user side has that many codes.
+    """
+    codes, cells = (cells, cells) if slots is None else (slots, 1)
     rng = np.random.default_rng(seed)
     draw = (lambda *shape: rng.integers(-2, 3, shape)) if ties else (lambda *shape: rng.normal(size=shape))
-    weights = rng.integers(0, 4, (items, cells)) + 0.0 if ties else np.exp(rng.normal(size=(items, cells)))
+    weights = rng.integers(0, 4, (items, codes)) + 0.0 if ties else np.exp(rng.normal(size=(items, codes)))
     weights[:, 0] += weights.sum(axis=1) == 0
     posterior = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    side = LookupSide(posterior, draw(items, cells, dim).astype(np.float32))
+    side = LookupSide(posterior, draw(items, codes, dim).astype(np.float32))
     postings = VectorPostings.build(draw(items, dim).astype(np.float32), rng.integers(0, cells, items), cells)
     return side, postings
 
@@ -68,8 +72,9 @@ def slow_retrieve(side, postings, history, k, policy, exclude_seen):
     order = sorted(range(len(chances)), key=lambda code: (-chances[code], code))
     allowed = set(range(postings.size)) - (set(map(int, history)) if exclude_seen else set())
     known = {int(postings.cell_of[item]) for item in history}
-    visited, mass = set(), 0.0
-    for code in order:
+    one_cell = postings.cells == 1  # its codes are slots: they own no cell, and all of them search the only one
+    visited, mass = ({0} if one_cell else set()), 0.0
+    for code in [] if one_cell else order:
         if policy.visit < 1 and visited and mass >= policy.visit:
             break
         visited.add(code)
