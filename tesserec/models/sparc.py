@@ -11,16 +11,14 @@ from torch.nn import functional as F
 from typing_extensions import Self
 
 from tesserec.data.features import ItemFeatures
-from tesserec.errors import ConfigError, TrainingRefused
+from tesserec.errors import ConfigError
 from tesserec.index.contract import Merge, Policy
 from tesserec.models.neural import Network, NeuralConfig, NeuralRetriever, TensorBatch, last_valid
+from tesserec.nn.codebook import upkeep
 from tesserec.nn.encoders import causal_mask
 from tesserec.nn.interests import Posterior, Reader
 from tesserec.nn.losses import bpr, info_nce
-from tesserec.nn.quantisers import CodebookConfig, Quantised, ResidualQuantiser, codebook_health
-
-COLLAPSED_SHARE = 0.05
-"""A level whose perplexity is below this share of its codes tells items apart no longer."""
+from tesserec.nn.quantisers import CodebookConfig, Quantised, ResidualQuantiser
 
 
 class SparcWeights(BaseModel):
@@ -201,7 +199,7 @@ class SparcNetwork(Network):
         """Level-0 code of every item, ``(items,)``."""
         if not self.quantiser.started:
             return super().cells()
-        cells: Tensor = self.quantiser(self.items.all()).codes[:, 0]
+        cells: Tensor = self.quantiser.assign(self.items.all())[:, 0]
         return cells
 
     def complete(self, epoch: int) -> bool:
@@ -216,26 +214,9 @@ class SparcNetwork(Network):
             self._start(z, seed)
         if not self.quantiser.started:
             return {}
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        restarted = self.quantiser.restart_dead(z, generator)
-        codes = self.quantiser(z).codes
-        self.log_sizes.copy_(torch.bincount(codes[:, 0], minlength=self.codes).log())
-        health = codebook_health(codes.cpu().numpy(), self.codes)
-        for level, figures in enumerate(health):
-            if figures.perplexity < COLLAPSED_SHARE * self.codes:
-                raise TrainingRefused(
-                    f"the codebook collapsed in epoch {epoch + 1}: level {level} uses {figures.perplexity:.1f} of "
-                    f"{self.codes} codes effectively; lower codebook.codes or weights.rq, or raise warmup_epochs"
-                )
-        return {
-            f"codebook/{name}/{level}": value
-            for level, figures in enumerate(health)
-            for name, value in (
-                ("perplexity", figures.perplexity),
-                ("dead", figures.dead),
-                ("restarted", restarted[level]),
-            )
-        }
+        figures = upkeep(self.quantiser, z, epoch, seed)
+        self.log_sizes.copy_(torch.bincount(self.cells(), minlength=self.codes).log())
+        return figures
 
     @torch.no_grad()
     def _start(self, z: Tensor, seed: int) -> None:

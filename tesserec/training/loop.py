@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from tesserec.data.batches import Batch, SequenceBatches
 from tesserec.errors import ArtefactError, TrainingRefused
 from tesserec.files import write_atomic
+from tesserec.nn.quantisers import Quantiser
 from tesserec.training import checkpoint
 from tesserec.training.config import TrainingConfig
 
@@ -183,6 +184,7 @@ class Loop:
         at = self.position
         self.task.network.eval()
         upkeep = self.task.end_epoch(at.epoch)
+        _forget_restarted(self.task.network, self.optimisers)
         figures = self.task.validate()
         value = next(iter(figures.values()))
         if not self.task.complete(at.epoch):
@@ -273,3 +275,13 @@ def _optimisers(network: nn.Module, config: TrainingConfig) -> list[torch.optim.
     if sparse:
         chosen.append(torch.optim.SparseAdam(sparse, lr=config.learning_rate))
     return chosen
+
+
+def _forget_restarted(network: nn.Module, optimisers: list[torch.optim.Optimizer]) -> None:
+    """Take the momentum off codes that were restarted: it would drag them on from where they died."""
+    for module in network.modules():
+        if isinstance(module, Quantiser):
+            for optimiser in optimisers:
+                for value in optimiser.state.get(module.codebooks, {}).values():
+                    if value.shape == module.codebooks.shape:
+                        value[module.restarted] = 0

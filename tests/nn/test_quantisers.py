@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from tesserec.errors import ConfigError
-from tesserec.nn.quantisers import CodebookConfig, ResidualQuantiser, codebook_health
+from tesserec.nn.codebook import codebook_health
+from tesserec.nn.quantisers import CodebookConfig, ResidualQuantiser
 
 
 def clusters(groups=8, each=30, dim=6, spread=0.05, seed=0):
