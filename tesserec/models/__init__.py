@@ -20,6 +20,7 @@ MODELS = {
     "two-tower": ("tesserec.models.two_tower", "TwoTower"),
     "sasrec": ("tesserec.models.sasrec", "SASRec"),
     "sparc": ("tesserec.models.sparc", "Sparc"),
+    "mrif": ("tesserec.models.mrif", "Mrif"),
 }
 
 

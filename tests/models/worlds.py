@@ -38,6 +38,7 @@ OWN: dict[str, dict[str, object]] = {
     "two-tower": SMALL | {"temperature": 0.2},
     "sasrec": SMALL,
     "sparc": SPARC,
+    "mrif": SMALL | {"temperature": 0.2},
 }
 """Settings that fit a trained model to the small world in seconds, by its name."""
 
