@@ -1,4 +1,4 @@
-"""MRIF: what a user wants over the last event, the last few and the last many, each summed up in a vector of its own."""
+"""MRIF: what a user wants after the last event, the last few and the last many, each summed up in a vector."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class MrifConfig(MultiInterestConfig):
         if self.interests > 1 and self.growth ** (self.interests - 2) >= self.encoder.max_length:
             raise ValueError(
                 f"interests = {self.interests} windows growing by growth = {self.growth} are longer than "
-                f"encoder.max_length = {self.encoder.max_length} more than once; use fewer interests or longer histories"
+                f"encoder.max_length = {self.encoder.max_length} more than once; use fewer interests"
             )
         return self
 

@@ -72,7 +72,8 @@ def test_fusion_lies_among_the_resolutions_and_is_one_vector():
     slots, fused = network(), network(fusion="attention")
     states = torch.randn(2, 7, 16)
     resolutions, one = slots.extract(states, causal(7)), fused.extract(states, causal(7))
-    assert fused.codes == 1 and one.shape == (2, 7, 1, 16)
+    assert fused.codes == 1
+    assert one.shape == (2, 7, 1, 16)
     assert (one <= resolutions.amax(2, keepdim=True) + 1e-5).all()
     assert (one >= resolutions.amin(2, keepdim=True) - 1e-5).all()
 
