@@ -214,7 +214,8 @@ class Quantiser(nn.Module):
             self.sums[level].lerp_(sums, share)
         total = self.counts.sum(-1, keepdim=True)
         smooth = (self.counts + SMOOTHING) / (total + self.config.codes * SMOOTHING) * total
-        self.codebooks.copy_(self.sums / smooth[..., None])
+        # A fresh tensor: the backward pass of the step in hand still needs the old codes.
+        self.codebooks.data = self.sums / smooth[..., None]
 
     @torch.no_grad()
     def assign(self, z: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ class TrainingConfig(BaseModel):
         Positions to predict in a step; rows of a step have like lengths.
     learning_rate, weight_decay
         Of Adam; the decay is left out for the item table of large catalogues, which is updated sparsely.
+    final_rate
+        Learning rate at the end of the last epoch as a share of ``learning_rate``; it falls on a straight line.
     negatives
         Size of the pool of negatives that a step's positions share.
     popular_share
@@ -41,6 +43,7 @@ class TrainingConfig(BaseModel):
     batch_positions: int = Field(1024, ge=1)
     learning_rate: float = Field(3e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
+    final_rate: float = Field(1.0, gt=0, le=1)
     negatives: int = Field(1024, ge=1)
     popular_share: float = Field(0.5, ge=0, le=1)
     patience: int = Field(5, ge=1)

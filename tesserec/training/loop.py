@@ -161,6 +161,8 @@ class Loop:
     def _step(self, batch: Batch, progress: float) -> None:
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
+            for group in optimiser.param_groups:
+                group["lr"] = self.config.learning_rate * (1 - (1 - self.config.final_rate) * progress)
         where = next(self.task.network.parameters()).device
         with torch.autocast(where.type, torch.bfloat16, enabled=use_bf16(self.config.precision)):
             terms = self.task.losses(batch, progress)
