@@ -71,15 +71,17 @@ def upkeep(quantiser: Quantiser, z: Tensor, epoch: int, seed: int) -> dict[str, 
     TrainingRefused
         If a level uses fewer than 5 % of its codes effectively.
     """
-    size = quantiser.config.codes
-    health = codebook_health(quantiser.assign(z).cpu().numpy(), size)
-    for level, figures in enumerate(health):
-        _judge(figures, size, level, epoch)
+    rows = judge(quantiser.assign(z).cpu().numpy(), quantiser.config.codes, epoch)
     restarted = quantiser.restart_dead(z, torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+    return rows | {f"codebook/restarted/{level}": moved for level, moved in enumerate(restarted)}
+
+
+def judge(codes: NDArray[np.integer], size: int, epoch: int) -> dict[str, Any]:
+    """Figures of codes ``(vectors, levels)`` for the log, as :func:`upkeep` gives them; warns of and refuses collapse."""
     rows: dict[str, Any] = {}
-    for level, (figures, moved) in enumerate(zip(health, restarted, strict=True)):
-        for name, value in (("perplexity", figures.perplexity), ("dead", figures.dead), ("restarted", moved)):
-            rows[f"codebook/{name}/{level}"] = value
+    for level, figures in enumerate(codebook_health(codes, size)):
+        _judge(figures, size, level, epoch)
+        rows |= {f"codebook/perplexity/{level}": figures.perplexity, f"codebook/dead/{level}": figures.dead}
     return rows
 
 

@@ -237,7 +237,7 @@ class Quantiser(nn.Module):
             rows = torch.from_numpy(rng.choice(len(vectors), size, replace=False)).to(vectors.device)
             residual = self._quantised(vectors[rows]).residuals[:, level].cpu().numpy()
             self._refuse_too_few(residual, level)
-            centres = torch.from_numpy(_kmeans(residual, self.config.codes, rng)).to(self.codebooks)
+            centres = torch.from_numpy(kmeans(residual, self.config.codes, rng)).to(self.codebooks)
             self._place(level, torch.arange(self.config.codes, device=centres.device), centres)
             if self.config.update == "ema":
                 code = self._quantised(vectors[rows]).codes[:, level]
@@ -321,7 +321,8 @@ class ResidualQuantiser(Quantiser):
         return Quantised(*stacked, self.config.estimator)
 
 
-def _kmeans(vectors: NDArray[np.float32], codes: int, rng: np.random.Generator) -> NDArray[np.float32]:
+def kmeans(vectors: NDArray[np.float32], codes: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Centres ``(codes, dim)`` of vectors ``(rows, dim)``: k-means++, then 20 Lloyd steps."""
     from scipy.cluster.vq import kmeans2
 
     with warnings.catch_warnings():
