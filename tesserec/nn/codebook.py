@@ -77,7 +77,7 @@ def upkeep(quantiser: Quantiser, z: Tensor, epoch: int, seed: int) -> dict[str, 
 
 
 def judge(codes: NDArray[np.integer], size: int, epoch: int) -> dict[str, Any]:
-    """Figures of codes ``(vectors, levels)`` for the log, as :func:`upkeep` gives them; warns of and refuses collapse."""
+    """Figures of codes ``(vectors, levels)`` as :func:`upkeep` gives them; warns of a collapse and refuses it."""
     rows: dict[str, Any] = {}
     for level, figures in enumerate(codebook_health(codes, size)):
         _judge(figures, size, level, epoch)
