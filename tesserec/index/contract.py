@@ -18,6 +18,7 @@ from tesserec.errors import ConfigError
 Floats = NDArray[np.float32]
 Codes = NDArray[np.int32]
 Merge = Literal["max", "probability", "quota"]
+Reach = Literal["catalogue", "cell"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,22 @@ class Encoded:
         ``p(code | history)``, float32, ``(users, codes)``; rows sum to one. Codes are the cells of the postings, or,
         where the postings have one cell, any number of slots: free vectors, which usually have equal shares.
     state
-        Whatever the same user side needs to read interests from it.
+        What the same user side needs to read interests from it: an array or tensor with a row a user, or a tuple or
+        dictionary of such.
     """
 
     posterior: Floats
     state: Any
+
+    def take(self, rows: NDArray[np.int64]) -> Encoded:
+        """Some of the users."""
+        return Encoded(self.posterior[rows], _take(self.state, rows))
+
+
+def _take(state: Any, rows: NDArray[np.int64]) -> Any:
+    if isinstance(state, dict):
+        return {name: part[rows] for name, part in state.items()}
+    return tuple(part[rows] for part in state) if isinstance(state, tuple) else state[rows]
 
 
 class UserSide(Protocol):
@@ -67,18 +79,31 @@ class Policy:
         interest or item go back to the others.
     visit
         Posterior mass of the cells to search, 0 to 1; 1 visits every cell, which is exact.
+    reach
+        Which items an interest may bring: ``"catalogue"`` any of the visited cells, ``"cell"`` only those of its own,
+        where that is visited.
+    normalise
+        Subtract from an interest's scores their log-sum-exp over all items of its cell, so that a score is
+        ``log p(item | cell, user)``; only with reach ``"cell"``. Under the merge ``"probability"`` the value of an
+        item is then ``log p(item | user)``, and the search stops as soon as no further cell can change the answer.
     """
 
     interests: int = 4
     merge: Merge = "max"
     explore: float = 0.0
     visit: float = 1.0
+    reach: Reach = "catalogue"
+    normalise: bool = False
 
     def __post_init__(self) -> None:
         if self.interests < 1:
             raise ConfigError(f"interests = {self.interests}; at least one interest must be read")
         if self.merge not in ("max", "probability", "quota"):
             raise ConfigError(f"merge = {self.merge!r}; choose 'max', 'probability' or 'quota'")
+        if self.reach not in ("catalogue", "cell"):
+            raise ConfigError(f"reach = {self.reach!r}; choose 'catalogue' or 'cell'")
+        if self.normalise and self.reach != "cell":
+            raise ConfigError("normalise = True, but scores are normalised over a cell; set reach = 'cell' with it")
         for name in ("explore", "visit"):
             if not 0.0 <= (value := getattr(self, name)) <= 1.0:
                 raise ConfigError(f"{name} = {value}; expected a share between 0 and 1")

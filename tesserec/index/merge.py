@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tesserec.data.histories import Ints, Items
-from tesserec.index.contract import Candidates, Floats, Policy
+from tesserec.index.contract import Candidates, Policy
 from tesserec.index.interests import Choice
 from tesserec.index.kernels import kernel
 from tesserec.index.topk import in_threads
@@ -28,29 +28,37 @@ def no_candidates(users: int, k: int) -> Candidates:
     )
 
 
-def merge_interests(choice: Choice, items: Items, scores: Floats, k: int, policy: Policy) -> Candidates:
-    """Merge ranked lists under the policy; an item keeps the interest whose value put it into the list.
+def log_chances(choice: Choice, policy: Policy) -> Doubles:
+    """What an interest adds to its scores, ``(users, columns)``: its log-probability, if lists are merged by it."""
+    added = np.zeros(choice.codes.shape)
+    if policy.merge == "probability":
+        np.log(choice.probability, out=added, where=choice.codes >= 0, dtype=np.float64)
+    return added
 
-    Exploited interests fill their places by ``policy.merge``, explored ones by quota in order of probability, each
-    with its best items that are not in the list yet. What falls short on one side is filled from the other. The union
-    is in order of falling value, then rising item; the value is the score, plus the log-probability of the interest
-    under the merge ``"probability"``.
+
+def merge_interests(
+    choice: Choice, items: Items, scores: NDArray[np.floating[Any]], added: Doubles, k: int, by_quota: bool
+) -> Candidates:
+    """Merge ranked lists; an item keeps the interest whose value put it into the list.
+
+    Exploited interests fill their places by value, ``by_quota`` each its own first; explored ones by quota in order of
+    probability, each with its best items that are not in the list yet. What falls short on one side is filled from the
+    other. The union is in order of falling value, then rising item.
 
     Parameters
     ----------
     items, scores
         The best items of each interest ``(users, columns, n)`` with n at least k where there are as many, by falling
         score, then rising item; -1 where there are none.
+    added
+        The value of an item is its score plus this, ``(users, columns)``; see :func:`log_chances`.
     """
     first_explored = int((~choice.explored).any(axis=0).sum())
-    shift = np.zeros(choice.codes.shape)
-    if policy.merge == "probability":
-        np.log(choice.probability, out=shift, where=choice.codes >= 0, dtype=np.float64)
     # Values beyond float32 steps decide the order under "probability", so they are kept in float64 until the end.
-    lists = _Lists(items, scores, shift, choice.quotas, k - (choice.quotas * choice.explored).sum(axis=1))
+    lists = _Lists(items, scores, added, choice.quotas, k - (choice.quotas * choice.explored).sum(axis=1))
     answer = no_candidates(len(items), k)
     merged = _Merged(answer.items, np.full((len(items), k), -np.inf), np.full((len(items), k), -1, np.int32))
-    in_threads(len(items), partial(_merge, lists, first_explored, policy.merge == "quota", merged))
+    in_threads(len(items), partial(_merge, lists, first_explored, by_quota, merged))
     users, ranks = np.nonzero(merged.columns >= 0)
     columns = merged.columns[users, ranks]
     answer.scores[...] = merged.values
@@ -64,8 +72,8 @@ class _Lists(NamedTuple):
     """Lists ``(users, columns, n)``, what an interest adds to its scores, its quota, and the exploited places."""
 
     items: Items
-    scores: Floats
-    shift: Doubles
+    scores: NDArray[np.floating[Any]]
+    added: Doubles
     quotas: Ints
     places: Ints
 
@@ -112,7 +120,7 @@ def _take_quota(lists: _Lists, user: int, column: int, n: int, out: _Merged) -> 
         item = lists.items[user, column, rank]
         if n == stop or item < 0:
             break
-        n = _add(out, user, n, item, lists.scores[user, column, rank] + lists.shift[user, column], column)
+        n = _add(out, user, n, item, lists.scores[user, column, rank] + lists.added[user, column], column)
     return n
 
 
@@ -126,7 +134,7 @@ def _take_best(lists: _Lists, user: int, first: int, last: int, n: int, stop: in
             head = heads[column]
             if head == lists.items.shape[2] or lists.items[user, column, head] < 0:
                 continue
-            value = lists.scores[user, column, head] + lists.shift[user, column]
+            value = lists.scores[user, column, head] + lists.added[user, column]
             item = lists.items[user, column, head]
             if best < 0 or value > best_value or (value == best_value and item < best_item):
                 best, best_value, best_item = column, value, item

@@ -20,10 +20,11 @@ from tesserec.errors import ConfigError, DataError
 from tesserec.index.contract import Candidates, Floats, Policy, UserSide
 from tesserec.index.interests import Choice, choose
 from tesserec.index.lists import sum_lists
-from tesserec.index.merge import merge_interests, no_candidates
+from tesserec.index.merge import log_chances, merge_interests, no_candidates
 from tesserec.index.postings import Postings, ScorePostings, VectorPostings
 from tesserec.index.topk import TopK, cells_topk, exact_topk
 from tesserec.index.user_side import ScoreSide
+from tesserec.index.within import BLOCK, Users, Visits, search_within
 
 _BATCH = 512
 Progress = Callable[[int, int], None]
@@ -39,6 +40,7 @@ def retrieve(
     exclude_seen: bool,
     budget_mb: int = 256,
     progress: Progress | None = None,
+    visits: Visits | None = None,
 ) -> Candidates:
     """The ``k`` best candidates of each history.
 
@@ -54,24 +56,30 @@ def retrieve(
         Working memory of the search, in MiB; the answer and the user side's own network come on top.
     progress
         Called with the users done and all users after each batch.
+    visits
+        Filled with what the search of each user touched; only with reach ``"cell"``.
 
     Raises
     ------
     DataError
         If a history is empty or names an item that is not in the postings.
     ConfigError
-        If k is below one, or exploration is asked of a model without interests.
+        If k is below one, or the policy asks for what a model without interests does not have.
     """
     _check(postings, histories, k, policy)
+    if visits is not None and policy.reach != "cell":
+        raise ConfigError(f"visits are counted with reach = 'cell' only; it is {policy.reach!r}")
     request = _Request(k, policy, exclude_seen, budget_mb)
     answer = no_candidates(len(histories), k)
     by_length = np.argsort(histories.lengths, kind="stable")  # users of like lengths share a batch: little padding
     batch = _batch_users(postings, request)
     for start in range(0, len(histories), batch):
         rows = by_length[start : start + batch]
-        found = _retrieve_batch(side, postings, _known_items(histories, rows, postings.size), request)
+        found, touched = _retrieve_batch(side, postings, _known_items(histories, rows, postings.size), request)
         for name in vars(answer):
             getattr(answer, name)[rows] = getattr(found, name)
+        if visits is not None and touched is not None:
+            visits.cells[rows], visits.items[rows] = touched.cells, touched.items
         if progress:
             progress(min(start + batch, len(histories)), len(histories))
     return answer
@@ -101,6 +109,8 @@ def _check(postings: Postings, histories: Histories, k: int, policy: Policy) -> 
             f"explore = {policy.explore}, but this model has no interests that users share, so none to explore; "
             "models with a codebook have them (sparc), or leave explore at 0"
         )
+    if policy.reach == "cell" and isinstance(postings, ScorePostings):
+        raise ConfigError("reach = 'cell', but the items of this model lie in no cells; leave reach at 'catalogue'")
     if len(empty := np.flatnonzero(histories.lengths < 1)):
         raise DataError(f"history {empty[0]} is empty; give at least one item of the catalogue")
 
@@ -119,41 +129,71 @@ def _batch_users(postings: Postings, request: _Request) -> int:
         raise ConfigError(f"budget_mb = {request.budget_mb}; the search needs at least 1 MiB of working memory")
     if isinstance(postings, ScorePostings):
         return _BATCH
-    columns = request.policy.interests * (2 if request.policy.explore else 1)
-    row = postings.cells * 20 + columns * (postings.dim * 8 + request.k * 16)
+    policy = request.policy
+    columns = policy.interests * (2 if policy.explore else 1)
+    if policy.reach == "catalogue":
+        row = postings.cells * 20 + columns * (postings.dim * 8 + request.k * 16)
+    else:  # one list for all interests but those with a quota, of which there are at most k
+        columns = min(columns, postings.cells)
+        lists = 1 + (min(columns, 2 * request.k) if policy.explore or policy.merge == "quota" else 0)
+        row = postings.cells * 20 + columns * 40 + BLOCK * postings.dim * 12 + lists * request.k * 16
     return int(np.clip((request.budget_mb << 20) // (2 * row), 1, _BATCH))
 
 
 def _retrieve_batch(
     side: UserSide | ScoreSide, postings: Postings, histories: Histories, request: _Request
-) -> Candidates:
+) -> tuple[Candidates, Visits | None]:
     if isinstance(postings, ScorePostings):
         if not isinstance(side, ScoreSide):
             raise ConfigError(f"{type(side).__name__} reads vectors, but the postings hold scores; they do not fit")
-        return sum_lists(side, postings, histories, request.k, request.exclude_seen)
+        return sum_lists(side, postings, histories, request.k, request.exclude_seen), None
     if isinstance(side, ScoreSide):
         raise ConfigError(f"{type(side).__name__} weighs codes, but the postings hold vectors; they do not fit")
     return _search_cells(side, postings, histories, request)
 
 
-def _search_cells(side: UserSide, postings: VectorPostings, histories: Histories, request: _Request) -> Candidates:
-    policy = request.policy
+def _search_cells(
+    side: UserSide, postings: VectorPostings, histories: Histories, request: _Request
+) -> tuple[Candidates, Visits | None]:
     encoded = side.encode(histories)
     posterior = _checked_posterior(encoded.posterior, postings.cells)
     known = known_cells(postings, histories)
-    choice = choose(posterior, known, policy, request.k)
-    vectors = np.asarray(side.read(encoded, choice.codes), np.float32)
-    exploited, explored = _cells_to_search(posterior, known, choice, policy.visit if postings.cells > 1 else 1.0)
+    choice = choose(posterior, known, request.policy, request.k)
+    visited = visited_cells(posterior, request.policy.visit if postings.cells > 1 else 1.0)
+    users = Users(side, encoded, histories if request.exclude_seen else None)
+    touched = None
+    if request.policy.reach == "cell":
+        if posterior.shape[1] != postings.cells:
+            raise ConfigError("reach = 'cell', but the slots of this model own no cells; set reach = 'catalogue'")
+        own = choice.explored | np.take_along_axis(visited, np.maximum(choice.codes, 0).astype(np.int64), axis=1)
+        choice = replace(choice, codes=np.where(own, choice.codes, -1).astype(np.int32))
+        found, touched = search_within(users, postings, choice, request.k, request.policy)
+    else:
+        found = _search_catalogue(users, postings, choice, (visited, known), request)
+    return (found if posterior.shape[1] > 1 else _without_interests(found)), touched
+
+
+def _search_catalogue(
+    users: Users,
+    postings: VectorPostings,
+    choice: Choice,
+    cells: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    request: _Request,
+) -> Candidates:
+    """Every interest searches the visited cells; ``cells`` are the visited and the known ones."""
+    vectors = np.asarray(users.side.read(users.encoded, choice.codes), np.float32)
+    exploited, explored = _cells_to_search(*cells, choice)
     items = np.full((*choice.codes.shape, request.k), -1, np.int32)
     scores = np.full((*choice.codes.shape, request.k), -np.inf, np.float32)
-    for of_part, cells in ((~choice.explored, exploited), (choice.explored, explored)):
-        users, columns = np.nonzero((choice.codes >= 0) & of_part)
-        if len(users):
-            unwanted = histories.take(users) if request.exclude_seen else None
-            best = _search(postings, vectors[users, columns], cells, users, unwanted, request)
-            items[users, columns], scores[users, columns] = best
-    found = merge_interests(choice, items, scores, request.k, policy)
-    return found if posterior.shape[1] > 1 else _without_interests(found)
+    for of_part, searched in ((~choice.explored, exploited), (choice.explored, explored)):
+        rows, columns = np.nonzero((choice.codes >= 0) & of_part)
+        if len(rows):
+            unwanted = None if users.unwanted is None else users.unwanted.take(rows)
+            best = _search(postings, vectors[rows, columns], searched, rows, unwanted, request)
+            items[rows, columns], scores[rows, columns] = best
+    policy = request.policy
+    added = log_chances(choice, policy)
+    return merge_interests(choice, items, scores, added, request.k, policy.merge == "quota")
 
 
 def _search(
@@ -213,17 +253,16 @@ def visited_cells(posterior: Floats, visit: float) -> NDArray[np.bool_]:
 
 
 def _cells_to_search(
-    posterior: Floats, known: NDArray[np.bool_], choice: Choice, visit: float
+    visited: NDArray[np.bool_], known: NDArray[np.bool_], choice: Choice
 ) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_]]:
     """Cells for exploitation (None is every cell) and for exploration, ``(users, cells)`` each.
 
     Exploration searches what is visited and the explored interests' own cells, less the known ones.
     """
-    visited = visited_cells(posterior, visit)
     users, columns = np.nonzero((choice.codes >= 0) & choice.explored)
     reached = visited.copy()
     reached[users, choice.codes[users, columns]] = True
-    return None if visit >= 1.0 else visited, reached & ~known
+    return None if visited.all() else visited, reached & ~known
 
 
 def _as_rows(cells: NDArray[np.bool_]) -> Histories:

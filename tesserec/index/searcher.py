@@ -23,6 +23,7 @@ from tesserec.index.postings import Postings, ScorePostings, VectorPostings
 from tesserec.index.search import Progress, has_interests, known_cells, retrieve
 from tesserec.index.topk import ItemVectors, exact_topk, item_vectors
 from tesserec.index.user_side import ScoreSide
+from tesserec.index.within import Visits
 
 
 class Searcher:
@@ -160,6 +161,7 @@ class Searcher:
         *,
         budget_mb: int = 256,
         progress: Progress | None = None,
+        visits: Visits | None = None,
     ) -> Candidates:
         """Candidates by item index, as :func:`tesserec.index.search.retrieve`."""
         return retrieve(
@@ -171,6 +173,7 @@ class Searcher:
             exclude_seen=self.catalogue.exclude_seen if exclude_seen is None else exclude_seen,
             budget_mb=budget_mb,
             progress=progress,
+            visits=visits,
         )
 
     def _table(self, candidates: Candidates) -> pl.DataFrame:

@@ -4,7 +4,7 @@ A fast float32 product proposes, a float64 product in a fixed order decides. Wit
 float32 summation of ``d`` products is within ``d u / (1 - d u) |q||v|`` of the true dot product (Higham, Accuracy and
 Stability, section 3.1, with Cauchy-Schwarz), and the score that decides, rounded once to float32, within ``u |q||v|``.
 So two scores whose fast values differ by more than twice the sum are in their true order: dropping what lies further
-than that below the k-th fast value never drops an answer. :func:`_margins` adds room for rounding the threshold itself.
+than that below the k-th fast value never drops an answer. :func:`margins` adds room for rounding the threshold itself.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class _Search:
         self.queries, self.table, self.exclude = frozen(queries), table, exclude
         self.found = min(k, len(table.vectors))
         self.capacity = self.found + max(self.found, 64)
-        self.margins = _margins(self.queries, table.longest)
+        self.margins = margins(self.queries, table.longest)
         self.answer: TopK = np.full((len(queries), k), -1, np.int32), np.full((len(queries), k), -np.inf, np.float32)
 
     def rows(self, start: int, stop: int) -> _Rows:
@@ -238,7 +238,7 @@ def places(items: Items) -> Items:
     return place
 
 
-def _margins(queries: Floats, longest: float) -> Floats:
+def margins(queries: Floats, longest: float) -> Floats:
     """How far below the k-th fast score an answer can lie, float32 ``(rows,)``."""
     largest = _lengths(queries, "query vector") * longest
     if (largest > 1e37).any():

@@ -93,8 +93,12 @@ def slow_retrieve(side, postings, history, k, policy, exclude_seen):
     def ranked(code, cells):
         query = side.read(encoded, np.array([[code]], np.int32))[0, 0]
         values = scores_of(query, postings.vectors_of(np.arange(postings.size))).astype(np.float64)
+        if policy.normalise and (postings.cell_of == code).any():
+            values = values - np.logaddexp.reduce(values[postings.cell_of == code])
         if policy.merge == "probability":
             values = values + np.log(np.float64(chances[code]))
+        if policy.reach == "cell":
+            cells = cells & {code}
         reach = [item for item in allowed if int(postings.cell_of[item]) in cells]
         return [(item, values[item], code) for item in sorted(reach, key=lambda i: (-values[i], i))]
 

@@ -1,0 +1,263 @@
+"""Search where an interest brings items of its own cell only, for hundreds of interests a user.
+
+Cells are visited in falling probability, each with the query of its interest. As no item lies in two cells, the best
+items of all cells are kept in one heap a user; only interests with a quota have heaps of their own.
+
+With scores normalised over the cell and merged by probability the value of an item is
+``log p(c | u) + log p(i | c, u)``, at most ``log p(c | u)``. So once the heap is full and its worst value is above
+``log p(c | u)`` of the next cell, no later cell can change the answer. Queries are read block by block, so that most
+of them are never read.
+
+Fast float32 dot products make the normaliser and propose candidates, exact ones decide, as in
+:mod:`tesserec.index.topk`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from tesserec.data.histories import Histories, Ints, Items
+from tesserec.index.contract import Candidates, Codes, Encoded, Floats, Policy, UserSide
+from tesserec.index.interests import Choice
+from tesserec.index.kernels import contains, empty_rows, exact_dot, fast_dot, kernel, ordered_rows
+from tesserec.index.merge import Doubles, log_chances, merge_interests
+from tesserec.index.postings import VectorPostings
+from tesserec.index.topk import frozen, in_threads, margins
+
+BLOCK = 32
+"""Interests of a user that are read at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Visits:
+    """What the search of each user touched.
+
+    Attributes
+    ----------
+    cells, items
+        Cells searched and items scored, int64 ``(users,)``.
+    """
+
+    cells: Ints
+    items: Ints
+
+    @classmethod
+    def none(cls, users: int) -> Self:
+        """No visit yet, for a search to fill."""
+        return cls(np.zeros(users, np.int64), np.zeros(users, np.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class Users:
+    """A batch of encoded users, the side that reads their interests, and what they must not be given (or None)."""
+
+    side: UserSide
+    encoded: Encoded
+    unwanted: Histories | None
+
+
+def search_within(
+    users: Users, postings: VectorPostings, choice: Choice, k: int, policy: Policy
+) -> tuple[Candidates, Visits]:
+    """The ``k`` best candidates of each user, every interest bringing items of its own cell.
+
+    Parameters
+    ----------
+    choice
+        Interests to search, exploited ones in order of falling probability; -1 are left out.
+    """
+    by_quota = policy.merge == "quota"
+    n, columns = choice.codes.shape
+    wide = int((~choice.explored).any(axis=0).sum())
+    heap_of = np.arange(columns) if by_quota else np.maximum(np.arange(columns) - wide + 1, 0)
+    heaps = _Heaps.empty(n, int(heap_of[-1]) + 1, min(k, postings.size))
+    table = _table(users, postings, n)
+    bases = log_chances(choice, policy)
+    proves = policy.normalise and policy.merge == "probability"
+    for first, last in ((0, wide), (wide, columns)):
+        unproven = np.ones(n, np.bool_)
+        for start in range(first, last, BLOCK):
+            part = slice(start, min(start + BLOCK, last))
+            rows = np.flatnonzero(unproven & (choice.codes[:, part] >= 0).any(axis=1))
+            if len(rows):
+                block = _read(users, postings, choice.codes[rows, part], bases[rows, part], rows)
+                proof = unproven, proves and start < wide
+                in_threads(len(rows), partial(_absorb, block, heap_of[part], policy.normalise, proof, table, heaps))
+    in_threads(n, partial(_sort, heaps))
+    _, one_of_each = np.unique(heap_of, return_index=True)
+    lists = Choice(*(getattr(choice, name)[:, one_of_each] for name in ("codes", "probability", "explored", "quotas")))
+    found = merge_interests(lists, heaps.items, heaps.values, np.zeros(lists.codes.shape), k, by_quota)
+    return _name(found, postings, choice), Visits(heaps.cells, heaps.scored)
+
+
+def _read(users: Users, postings: VectorPostings, codes: Codes, bases: Doubles, rows: Ints) -> _Block:
+    """Queries of a block of interests of some of the users."""
+    queries = np.ascontiguousarray(users.side.read(users.encoded.take(rows), codes), dtype=np.float32)
+    near = margins(queries.reshape(-1, queries.shape[-1]), postings.table.longest).reshape(codes.shape)
+    return _Block(rows, codes, queries, bases, near)
+
+
+def _name(found: Candidates, postings: VectorPostings, choice: Choice) -> Candidates:
+    """The interest of a candidate is its cell."""
+    chances = np.full((len(choice.codes), postings.cells + 1), np.nan, np.float32)
+    np.put_along_axis(chances, choice.codes.astype(np.int64), choice.probability, axis=1)  # -1 is the spare column
+    chances[:, -1] = np.nan
+    cells = np.where(found.items >= 0, postings.cell_of[found.items], -1).astype(np.int32)
+    return replace(found, interests=cells, probability=np.take_along_axis(chances, cells.astype(np.int64), axis=1))
+
+
+class _Block(NamedTuple):
+    """A row for each of some users, a column for each of some interests."""
+
+    users: Ints
+    codes: Codes
+    queries: Floats
+    bases: Doubles
+    margins: Floats
+
+
+class _Table(NamedTuple):
+    """Postings, and the items that each user must not be given."""
+
+    vectors: Floats
+    items: Items
+    offsets: Ints
+    seen: Items
+    seen_from: Ints
+    seen_to: Ints
+
+
+class _Heaps(NamedTuple):
+    """The best items so far, ``(users, heaps, k)`` with the worst of ``counts`` first; and what each user visited."""
+
+    items: Items
+    values: Doubles
+    counts: Ints
+    cells: Ints
+    scored: Ints
+
+    @classmethod
+    def empty(cls, users: int, heaps: int, k: int) -> Self:
+        shape = users, heaps, k
+        none = (np.zeros(users, np.int64) for _ in range(2))
+        return cls(np.full(shape, -1, np.int32), np.full(shape, -np.inf), np.zeros(shape[:2], np.int64), *none)
+
+
+def _table(users: Users, postings: VectorPostings, n: int) -> _Table:
+    seen = empty_rows(n) if users.unwanted is None else ordered_rows(users.unwanted)
+    return _Table(
+        postings.table.vectors, postings.table.items, frozen(postings.offsets), seen.values, seen.starts, seen.stops
+    )
+
+
+@kernel
+def _absorb(
+    block: _Block,
+    heap_of: Ints,
+    normalise: bool,
+    proof: tuple[NDArray[np.bool_], bool],
+    table: _Table,
+    heaps: _Heaps,
+    begin: int,
+    end: int,
+) -> None:
+    """Add the cells of a block to the heaps of their users; where that is provable, mark who needs no more cells."""
+    unproven, proves = proof
+    k = heaps.items.shape[2]
+    for row in range(begin, end):
+        user = block.users[row]
+        for column in range(block.codes.shape[1]):
+            cell, heap, base = block.codes[row, column], heap_of[column], block.bases[row, column]
+            if cell < 0:
+                continue
+            if proves and heaps.counts[user, heap] == k and base < heaps.values[user, heap, 0]:
+                unproven[user] = False
+                break
+            start, stop = table.offsets[cell], table.offsets[cell + 1]
+            if start == stop:
+                continue
+            query, margin = block.queries[row, column], block.margins[row, column]
+            dots = _dots(query, table.vectors, start, stop)
+            lse, most = (_log_sum_exp(dots), 0.0) if normalise else (0.0, np.inf)
+            for i in range(start, stop):
+                full = heaps.counts[user, heap] == k
+                if full and base + (dots[i - start] - lse) + margin < heaps.values[user, heap, 0]:
+                    continue
+                item = table.items[i]
+                if contains(table.seen, table.seen_from[user], table.seen_to[user], item):
+                    continue
+                score = np.float64(exact_dot(query, table.vectors[i])) - lse
+                _push(heaps, user, heap, item, base + min(score, most))  # no probability is above 1
+            heaps.cells[user] += 1
+            heaps.scored[user] += stop - start
+
+
+@kernel
+def _dots(query: Floats, vectors: Floats, start: int, stop: int) -> Floats:
+    dots = np.empty(stop - start, np.float32)
+    for i in range(start, stop):
+        dots[i - start] = fast_dot(query, vectors[i])
+    return dots
+
+
+@kernel
+def _log_sum_exp(values: Floats) -> float:
+    largest = np.float64(values.max())
+    total = 0.0
+    for value in values:
+        total += math.exp(np.float64(value) - largest)
+    return largest + math.log(total)
+
+
+@kernel
+def _worse(value: float, item: int, other_value: float, other_item: int) -> bool:
+    return value < other_value or (value == other_value and item > other_item)
+
+
+@kernel
+def _push(heaps: _Heaps, user: int, heap: int, item: int, value: float) -> None:
+    """Add an item, at the cost of the worst one where the heap is full."""
+    items, values, n = heaps.items[user, heap], heaps.values[user, heap], heaps.counts[user, heap]
+    if n == len(items):
+        if _worse(values[0], items[0], value, item):
+            _sink(items, values, n, item, value)
+        return
+    heaps.counts[user, heap] = n + 1
+    while n > 0 and _worse(value, item, values[(n - 1) // 2], items[(n - 1) // 2]):
+        items[n], values[n] = items[(n - 1) // 2], values[(n - 1) // 2]
+        n = (n - 1) // 2
+    items[n], values[n] = item, value
+
+
+@kernel
+def _sink(items: Items, values: Doubles, n: int, item: int, value: float) -> None:
+    """Put an item in the place of the first of ``n`` and restore the order."""
+    at = 0
+    while 2 * at + 1 < n:
+        child = 2 * at + 1
+        if child + 1 < n and _worse(values[child + 1], items[child + 1], values[child], items[child]):
+            child += 1
+        if not _worse(values[child], items[child], value, item):
+            break
+        items[at], values[at] = items[child], values[child]
+        at = child
+    items[at], values[at] = item, value
+
+
+@kernel
+def _sort(heaps: _Heaps, begin: int, end: int) -> None:
+    """Best first: the worst goes to the end, again and again."""
+    for user in range(begin, end):
+        for heap in range(heaps.items.shape[1]):
+            items, values = heaps.items[user, heap], heaps.values[user, heap]
+            for n in range(heaps.counts[user, heap] - 1, 0, -1):
+                item, value = items[n], values[n]
+                items[n], values[n] = items[0], values[0]
+                _sink(items, values, n, item, value)

@@ -1,0 +1,152 @@
+"""Search within cells against the slow way, against a dense sort, and its proof."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tesserec.errors import ConfigError
+from tesserec.index import search, within
+from tesserec.index.contract import Policy
+from tesserec.index.postings import ScorePostings
+from tesserec.index.search import retrieve
+from tesserec.index.user_side import ConstantSide
+from tesserec.index.within import Visits
+from tests.index.world import histories, slow_retrieve, world
+
+FACTORISED = Policy(interests=1000, merge="probability", reach="cell", normalise=True)
+POLICIES = st.builds(
+    Policy,
+    interests=st.integers(1, 8),
+    merge=st.sampled_from(["max", "probability", "quota"]),
+    explore=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    visit=st.sampled_from([0.0, 0.3, 0.8, 1.0]),
+    reach=st.just("cell"),
+    normalise=st.booleans(),
+)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 1 << 30), policy=POLICIES, k=st.integers(1, 80), ties=st.booleans(), exclude_seen=st.booleans()
+)
+def test_search_within_cells_equals_the_slow_way(seed, policy, k, ties, exclude_seen):
+    side, postings = world(seed, ties=ties and not policy.normalise)
+    users = histories(seed, 6, postings.size, longest=30)
+    found = retrieve(side, postings, users, k, policy, exclude_seen=exclude_seen)
+    for row, history in enumerate(users):
+        slow = slow_retrieve(side, postings, history, k, policy, exclude_seen)
+        n = len(slow)
+        assert found.items[row, :n].tolist() == [item for item, *_ in slow]
+        np.testing.assert_allclose(found.scores[row, :n], [value for _, value, *_ in slow], rtol=1e-5, atol=1e-6)
+        assert found.interests[row, :n].tolist() == [code for _, _, code, _ in slow]
+        assert found.explored[row, :n].tolist() == [explored for *_, explored in slow]
+        np.testing.assert_array_equal(found.interests[row, :n], postings.cell_of[found.items[row, :n]])
+        np.testing.assert_array_equal(found.probability[row, :n], side.posterior[history[-1]][found.interests[row, :n]])
+        assert (found.items[row, n:] == -1).all()
+        assert np.isnan(found.probability[row, n:]).all()
+
+
+def log_probabilities(side, postings, histories):
+    """``log p(item | user)`` of every item in float64, ``(users, items)``."""
+    vectors = postings.vectors_of(np.arange(postings.size)).astype(np.float64)
+    rows = []
+    for history in histories:
+        dense = np.empty(postings.size)
+        for cell in range(postings.cells):
+            own = postings.cell_of == cell
+            logits = vectors[own] @ side.vectors[history[-1], cell].astype(np.float64)
+            if own.any():
+                dense[own] = np.log(np.float64(side.posterior[history[-1], cell]))
+                dense[own] += logits - np.logaddexp.reduce(logits)
+        rows.append(dense)
+    return np.array(rows)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 1 << 30), cells=st.integers(1, 120), k=st.integers(1, 50), sharp=st.sampled_from([0.3, 3, 30])
+)
+def test_the_factorised_softmax_is_sorted_exactly(seed, cells, k, sharp):
+    side, postings = world(seed, items=150, cells=cells, dim=7)
+    side.vectors *= sharp
+    users = histories(seed, 5, 150)
+    dense = log_probabilities(side, postings, users)
+    visits = Visits.none(5)
+    found = retrieve(side, postings, users, k, FACTORISED, exclude_seen=True, visits=visits)
+    for row, history in enumerate(users):
+        dense[row, history] = -np.inf
+        best = np.argsort(-dense[row], kind="stable")[:k]
+        np.testing.assert_allclose(found.scores[row], dense[row, best], rtol=1e-5, atol=1e-4)  # float32 dots
+        gap = np.diff(-dense[row, best], prepend=-np.inf, append=np.inf) > 2e-4
+        alone = gap[1:] & gap[:-1]
+        assert found.items[row][alone].tolist() == best[alone].tolist()
+    assert (visits.items <= 150).all()
+    assert (visits.cells <= cells).all()
+
+
+def test_probabilities_sum_to_one():
+    side, postings = world(3, items=80, cells=12)
+    postings_used = np.unique(postings.cell_of)
+    users = histories(3, 4, 80)
+    found = retrieve(side, postings, users, 80, FACTORISED, exclude_seen=False)
+    mass = np.exp(found.scores.astype(np.float64)).sum(axis=1)
+    held = [side.posterior[history[-1]][postings_used].sum() for history in users]
+    np.testing.assert_allclose(mass, held, rtol=1e-5)
+
+
+def test_cells_that_cannot_matter_are_not_visited_nor_read():
+    side, postings = world(5, items=2000, cells=200)
+    side.posterior[:] = np.float32(0.2) ** np.arange(200) + np.float32(1e-9)
+    side.posterior /= side.posterior.sum(axis=1, keepdims=True)
+    read = []
+    whole = side.read
+    side.read = lambda encoded, codes: read.append(codes.shape) or whole(encoded, codes)
+    users, visits = histories(5, 30, 2000), Visits.none(30)
+    found = retrieve(side, postings, users, 10, FACTORISED, exclude_seen=True, visits=visits)
+    assert read == [(30, within.BLOCK)]
+    assert (visits.cells < 20).all()
+    assert (visits.items == [np.diff(postings.offsets)[:n].sum() for n in visits.cells]).all()
+    everything = Visits.none(30)
+    slow = retrieve(side, postings, users, 10, replace(FACTORISED, merge="quota"), exclude_seen=True, visits=everything)
+    assert (everything.cells == 10).all()
+    assert (found.items >= 0).all()
+    assert (slow.items >= 0).all()
+
+
+def test_a_cell_as_likely_as_the_worst_answer_is_still_visited():
+    """Equal values are in order of item, so the proof must not stop at a tie."""
+    side, postings = world(1, items=4, cells=4)
+    postings = type(postings).build(np.zeros((4, 4), np.float32), np.array([3, 2, 1, 0]), 4)
+    side.posterior[:] = 0.25
+    found = retrieve(side, postings, histories(1, 2, 4), 2, FACTORISED, exclude_seen=False)
+    assert found.items.tolist() == [[0, 1], [0, 1]]
+
+
+def test_blocks_batches_and_budgets_do_not_matter(monkeypatch):
+    side, postings = world(5, items=300, cells=50)
+    users = histories(5, 40, 300)
+    for policy in (FACTORISED, replace(FACTORISED, explore=0.3), replace(FACTORISED, merge="quota", interests=9)):
+        whole = retrieve(side, postings, users, 15, policy, exclude_seen=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(search, "_BATCH", 7)
+            patch.setattr(within, "BLOCK", 3)
+            small = retrieve(side, postings, users, 15, policy, exclude_seen=True, budget_mb=1)
+        for name in vars(whole):
+            np.testing.assert_array_equal(getattr(whole, name), getattr(small, name))
+
+
+def test_what_has_no_cells_cannot_be_searched_within_them():
+    side, postings = world(1, slots=4)
+    users = histories(1, 2, 60)
+    with pytest.raises(ConfigError, match=r"reach = 'cell'.*slots.*own no cells"):
+        retrieve(side, postings, users, 5, Policy(reach="cell"), exclude_seen=True)
+    lists = ScorePostings.build(np.zeros(1, int), np.zeros(1, int), np.ones(1, np.float32), n_codes=1, size=60)
+    with pytest.raises(ConfigError, match=r"reach = 'cell'.*lie in no cells"):
+        retrieve(ConstantSide(), lists, users, 5, Policy(reach="cell"), exclude_seen=True)
+    with pytest.raises(ConfigError, match=r"normalise = True.*set reach = 'cell'"):
+        Policy(normalise=True)
+    with pytest.raises(ConfigError, match="visits are counted with reach = 'cell' only"):
+        retrieve(side, postings, users, 5, Policy(), exclude_seen=True, visits=Visits.none(2))
