@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
@@ -18,7 +19,7 @@ from tesserec.nn.codebook import upkeep
 from tesserec.nn.encoders import causal_mask
 from tesserec.nn.interests import Posterior, Reader
 from tesserec.nn.losses import bpr, info_nce
-from tesserec.nn.quantisers import CodebookConfig, Quantised, ResidualQuantiser
+from tesserec.nn.quantisers import CodebookConfig, ResidualQuantiser
 
 
 class SparcWeights(BaseModel):
@@ -71,6 +72,13 @@ class SparcConfig(NeuralConfig):
         Share of training queries that use the whole reconstruction of the target instead of its level-0 codeword.
     contrast_rows
         Rows of a batch that the two contrastive terms compare; their cost is its square.
+    coupling
+        What moves the codewords beside their own loss: ``joint``, all ranking terms; ``stop-gradient``, nothing;
+        ``frozen``, not even their own loss moves them after k-means.
+    posterior
+        ``free``, a tower of its own; ``tied``, the tower adds to what the single-vector model believes of each cell.
+    reader_dropout
+        Share of what an interest changes about a user vector that is dropped in training.
     interests, merge
         Interests read per user at inference and how their lists become one; see
         :class:`~tesserec.index.contract.Policy`.
@@ -81,6 +89,9 @@ class SparcConfig(NeuralConfig):
     warmup_epochs: int = Field(10, ge=1)
     query_sum_share: float = Field(0.5, ge=0, le=1)
     contrast_rows: int = Field(512, ge=2)
+    coupling: Literal["joint", "stop-gradient", "frozen"] = "joint"
+    posterior: Literal["free", "tied"] = "tied"
+    reader_dropout: float = Field(0.0, ge=0, lt=1)
     interests: int = Field(8, ge=1)
     merge: Merge = "probability"
 
@@ -109,69 +120,51 @@ class SparcNetwork(Network):
         self.codes = config.codebook.codes
         self.quantiser = ResidualQuantiser(config.codebook, config.encoder.dim)
         self.posterior = Posterior(config.encoder, config.codebook.codes)
-        self.reader = Reader(config.encoder)
+        self.reader = Reader(config.encoder, config.reader_dropout)
+        if config.posterior == "tied":
+            nn.init.zeros_(self.posterior.codes.weight)
+            nn.init.zeros_(self.posterior.codes.bias)
         self.register_buffer("log_sizes", torch.zeros(config.codebook.codes))
 
     def losses(self, batch: TensorBatch, progress: float) -> dict[str, Tensor]:
-        """The six terms of the paper and a sampled softmax; the softmax alone until the codebook is started."""
+        """The six terms of the paper and two sampled softmaxes; one softmax alone until the codebook is started."""
         inputs, z, negatives = self.items.lookup(batch.inputs, batch.wanted, batch.negatives)
         states = self.states(inputs)
-        temperature = self.config.temperature
         if not self.quantiser.started:
-            return {"softmax": batch.softmax(self.user(states[batch.valid]), z, negatives, temperature)}
-
-        quantised = self.quantiser(z)
-        codeword, code = quantised.codewords[:, 0], quantised.codes[:, 0]
-        whole = torch.rand(len(z), device=z.device) < self.config.query_sum_share
-        users = self._interest_vectors(states, torch.where(whole[:, None], quantised.sum, codeword), batch.valid)
-        other = torch.randperm(len(z), device=z.device)
-        mistaken = self._interest_vectors(states, codeword[other], batch.valid)
-
-        match = (users * z).sum(-1) / temperature
-        swapped = (mistaken * z).sum(-1) / temperature
-        mismatch = (mistaken * z[other]).sum(-1) / temperature
-        comparable = ~whole & (code != code[other])
-        logits = self.posterior(states)[batch.valid]
-        terms = {
-            "softmax": batch.softmax(users, z, negatives, temperature),
-            "single": batch.softmax(self.user(states[batch.valid]), z, negatives, temperature),
-            "bce": F.softplus(-match).mean() + F.softplus(mismatch).mean(),
-            "rq": self.quantiser.loss(z, quantised),
-            "shuffle": bpr(match[comparable], swapped[comparable]) if comparable.any() else match.sum() * 0,
-            **self._contrast(users, z, quantised, batch.wanted),
-            "interest": F.cross_entropy(logits.float(), code),
-        }
-        return {name: self._weight(name, progress) * term for name, term in terms.items() if self._weight(name, 1)}
+            return {"softmax": batch.softmax(self.user(states[batch.valid]), z, negatives, self.config.temperature)}
+        step = _Step(self, batch, states, z, negatives)
+        self.quantiser.update(step.quantised)
+        weights = {name: self._weight(name, progress) for name in SparcWeights.model_fields if self._weight(name, 1)}
+        return {name: weight * getattr(step, name)() for name, weight in weights.items()}
 
     def _weight(self, name: str, progress: float) -> float:
         weight = float(getattr(self.config.weights, name))
         # At full strength from the start, the ranking of interests would swamp the ranking of items.
         return weight * min(1.0, 0.1 + 1.8 * progress) if name == "shuffle" else weight
 
-    def _interest_vectors(self, states: Tensor, queries: Tensor, valid: Tensor) -> Tensor:
-        """User vectors ``(positions, dim)``, each position reading its past with its own query."""
+    def interest_vectors(self, states: Tensor, queries: Tensor, valid: Tensor) -> Tensor:
+        """User vectors ``(positions, dim)``, each valid position reading its past with its own query."""
         placed = torch.zeros_like(states, dtype=queries.dtype)
         placed = placed.masked_scatter(valid[..., None].expand_as(placed), queries)
         mask = causal_mask(states.shape[1], states.device)
         return self.user(self.reader(states, states, placed, mask)[valid])
 
-    def _contrast(self, users: Tensor, z: Tensor, quantised: Quantised, wanted: Tensor) -> dict[str, Tensor]:
-        rows = torch.randperm(len(z), device=z.device)[: self.config.contrast_rows]
-        rebuilt = quantised.straight_through(z)[rows]
-        if self.config.normalise:
-            rebuilt = F.normalize(rebuilt, dim=-1)
-        same = wanted[rows, None] == wanted[rows]
-        temperature = self.config.temperature
-        return {
-            "user_item": info_nce(users[rows], rebuilt, same, temperature),
-            "item_item": info_nce(z[rows], rebuilt, same, temperature),
-        }
+    def posterior_logits(self, states: Tensor) -> Tensor:
+        """Logits over level-0 codes after every position, ``(batch, length, codes)``."""
+        logits: Tensor = self.posterior(states).float()
+        if self.config.posterior == "tied":
+            logits = logits + self._affinity(self.user(states) / self.config.temperature)
+        return logits
+
+    def _affinity(self, users: Tensor) -> Tensor:
+        """Log-mass that a user vector gives to each cell if every item lies at its codeword, ``(..., codes)``."""
+        with torch.autocast(users.device.type, enabled=False):
+            return users.float() @ self.quantiser.codebooks[0].detach().T + self.log_sizes
 
     def encode(self, vectors: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
         """Posterior over level-0 codes after the last event, and all states."""
         states = self.states(vectors[..., :-1])
-        logits = last_valid(self.posterior(states), lengths)
-        return torch.softmax(logits.float(), -1), states
+        return torch.softmax(last_valid(self.posterior_logits(states), lengths), -1), states
 
     def read(self, interests: Tensor, lengths: Tensor, *state: Tensor) -> Tensor:
         """User vectors of level-0 codes ``(batch, interests)``; products with items are ``log p(item | code, u)``."""
@@ -182,8 +175,7 @@ class SparcNetwork(Network):
         vectors = self.reader(states, last_valid(states, lengths)[:, None], queries, mask)
         users = self.user(vectors) / self.config.temperature
         # What an interest's softmax is divided by, with every item at its codeword: sums over codes, not over items.
-        affinity = users @ self.quantiser.codebooks[0].T + self.log_sizes
-        return torch.cat([users, -affinity.logsumexp(-1, keepdim=True)], dim=-1)
+        return torch.cat([users, -self._affinity(users).logsumexp(-1, keepdim=True)], dim=-1)
 
     @property
     def width(self) -> int:
@@ -215,15 +207,89 @@ class SparcNetwork(Network):
         if not self.quantiser.started:
             return {}
         figures = upkeep(self.quantiser, z, epoch, seed)
-        self.log_sizes.copy_(torch.bincount(self.cells(), minlength=self.codes).log())
+        # A cell that is empty today may have an item, and be a label, tomorrow.
+        self.log_sizes.copy_(torch.bincount(self.cells(), minlength=self.codes).clamp_min(0.5).log())
         return figures
 
     @torch.no_grad()
     def _start(self, z: Tensor, seed: int) -> None:
-        """k-means on items; the posterior starts from the share of items in each cell."""
+        """k-means on items; a free posterior starts from the share of items in each cell."""
         self.quantiser.start(z, seed)
-        share = torch.bincount(self.quantiser(z).codes[:, 0], minlength=self.codes) / len(z)
-        self.posterior.codes.bias.copy_(torch.log(share + 1e-6))
+        if self.config.coupling == "frozen":
+            self.quantiser.freeze()
+        if self.config.posterior == "free":
+            share = torch.bincount(self.quantiser.assign(z)[:, 0], minlength=self.codes) / len(z)
+            self.posterior.codes.bias.copy_(torch.log(share + 1e-6))
+
+
+class _Step:
+    """What the loss terms of a step share, each part computed when the first term asks for it."""
+
+    def __init__(self, network: SparcNetwork, batch: TensorBatch, states: Tensor, z: Tensor, negatives: Tensor) -> None:
+        self.network, self.batch, self.states, self.z, self.negatives = network, batch, states, z, negatives
+        self.temperature = network.config.temperature
+        self.quantised = network.quantiser(z)
+        self.code = self.quantised.codes[:, 0]
+        # What ranking sees: only joint coupling lets it move the codewords.
+        self.seen = self.quantised if network.config.coupling == "joint" else self.quantised.detach()
+        self.codeword = self.seen.codewords[:, 0]
+        self.whole = torch.rand(len(z), device=z.device) < network.config.query_sum_share
+        self.other = torch.randperm(len(z), device=z.device)
+
+    @cached_property
+    def users(self) -> Tensor:
+        """Every position read with its target's codeword or, for some, its target's whole reconstruction."""
+        queries = torch.where(self.whole[:, None], self.seen.sum, self.codeword)
+        return self.network.interest_vectors(self.states, queries, self.batch.valid)
+
+    @cached_property
+    def mistaken(self) -> Tensor:
+        """Every position read with the codeword of another one's target."""
+        return self.network.interest_vectors(self.states, self.codeword[self.other], self.batch.valid)
+
+    @cached_property
+    def match(self) -> Tensor:
+        return (self.users * self.z).sum(-1) / self.temperature
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """The positions that the contrastive terms compare."""
+        return torch.randperm(len(self.z), device=self.z.device)[: self.network.config.contrast_rows]
+
+    def softmax(self) -> Tensor:
+        return self.batch.softmax(self.users, self.z, self.negatives, self.temperature)
+
+    def single(self) -> Tensor:
+        users = self.network.user(self.states[self.batch.valid])
+        return self.batch.softmax(users, self.z, self.negatives, self.temperature)
+
+    def bce(self) -> Tensor:
+        mismatch = (self.mistaken * self.z[self.other]).sum(-1) / self.temperature
+        return F.softplus(-self.match).mean() + F.softplus(mismatch).mean()
+
+    def rq(self) -> Tensor:
+        return self.network.quantiser.loss(self.z, self.quantised)
+
+    def shuffle(self) -> Tensor:
+        swapped = (self.mistaken * self.z).sum(-1) / self.temperature
+        comparable = ~self.whole & (self.code != self.code[self.other])
+        return bpr(self.match[comparable], swapped[comparable]) if comparable.any() else self.match.sum() * 0
+
+    def user_item(self) -> Tensor:
+        return self._contrast(self.users[self.rows])
+
+    def item_item(self) -> Tensor:
+        return self._contrast(self.z[self.rows])
+
+    def _contrast(self, left: Tensor) -> Tensor:
+        rebuilt = self.seen.straight_through(self.z)[self.rows]
+        if self.network.config.normalise:
+            rebuilt = F.normalize(rebuilt, dim=-1)
+        same = self.batch.wanted[self.rows, None] == self.batch.wanted[self.rows]
+        return info_nce(left, rebuilt, same, self.temperature)
+
+    def interest(self) -> Tensor:
+        return F.cross_entropy(self.network.posterior_logits(self.states)[self.batch.valid], self.code)
 
 
 class Sparc(NeuralRetriever):

@@ -34,10 +34,18 @@ class Reader(nn.Module):
     added to the state. The last layer starts at zero, so a fresh reader answers with the single-vector model's user
     vector and learns what each interest changes about it. Target attention by the code vector is SPARC's; the state
     as a third input and the residual form are ours.
+
+    Parameters
+    ----------
+    config
+        Width, heads and expansion.
+    dropout
+        Share of the MLP's result that is dropped in training.
     """
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.attention = Attention(config.dim, config.heads)
         self.norm = nn.LayerNorm(config.dim)
         self.mlp = nn.Sequential(
@@ -67,5 +75,5 @@ class Reader(nn.Module):
         query = self.norm(queries)
         read = self.attention(query, states, mask)
         summary = summary.expand_as(query)
-        out: Tensor = summary + self.mlp(torch.cat([read, query, summary], dim=-1))
+        out: Tensor = summary + self.dropout(self.mlp(torch.cat([read, query, summary], dim=-1)))
         return out

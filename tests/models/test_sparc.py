@@ -13,9 +13,9 @@ from tests.models.worlds import SPARC, dataset, fitted, world
 TERMS = ("softmax", "single", "bce", "rq", "shuffle", "user_item", "item_item", "interest")
 
 
-def network_and_batch(**weights):
+def network_and_batch(settings=None, **weights):
     """A started SPARC network whose reader listens, and one batch."""
-    config = SparcConfig.model_validate(SPARC | {"weights": weights})
+    config = SparcConfig.model_validate(SPARC | (settings or {}) | {"weights": weights})
     model = Sparc(config)
     torch.manual_seed(0)
     model.network = SparcNetwork(len(dataset().items), config, None)
@@ -51,6 +51,60 @@ def test_ranking_alone_moves_the_chosen_codewords(term):
     assert moved.isfinite().all()
     used = network.quantiser(network.items.all()[torch.from_numpy(batch.targets[batch.targets >= 0])]).codes[:, 0]
     assert (moved[0, used.unique()].abs().sum(-1) > 0).all()
+
+
+@pytest.mark.parametrize("coupling", ["stop-gradient", "frozen"])
+@pytest.mark.parametrize("term", ["softmax", "bce", "shuffle", "user_item", "item_item"])
+def test_without_joint_coupling_ranking_moves_no_codeword(term, coupling):
+    network, task, batch = network_and_batch({"coupling": coupling}, **only(term))
+    torch.manual_seed(1)
+    assert "quantiser.codebooks" not in gradients(network, task.losses(batch, 1.0))
+
+
+@pytest.mark.parametrize(("coupling", "moves"), [("joint", True), ("stop-gradient", True), ("frozen", False)])
+def test_their_own_loss_moves_codewords_unless_they_are_frozen(coupling, moves):
+    network, task, batch = network_and_batch({"coupling": coupling}, **only("rq"))
+    assert ("quantiser.codebooks" in gradients(network, task.losses(batch, 1.0))) == moves
+
+
+def test_terms_of_no_weight_cost_nothing(monkeypatch):
+    network, task, batch = network_and_batch(**only("single"))
+    for part in ("interest_vectors", "posterior_logits"):
+        monkeypatch.setattr(network, part, None)
+    assert list(task.losses(batch, 1.0)) == ["single"]
+
+
+def test_the_served_score_is_the_trained_one():
+    network, task, batch = network_and_batch()
+    network.eval()
+    inputs, targets = torch.from_numpy(batch.inputs), torch.from_numpy(batch.targets)
+    lengths = (targets >= 0).sum(1)
+    last = torch.zeros_like(targets, dtype=torch.bool).scatter(1, lengths[:, None] - 1, True)
+    with torch.no_grad():
+        z = network.items.all()
+        quantised = network.quantiser(z[targets[last]])
+        states = network.states(z[inputs])
+        trained = network.interest_vectors(states, quantised.codewords[:, 0], last) / network.config.temperature
+        posterior, state = network.encode(network.item_vectors()[inputs], lengths)
+        served = network.read(quantised.codes[:, :1], lengths, state)[:, 0]
+        logits = network.posterior_logits(states)[last]
+    assert torch.allclose(served[:, :-1], trained, atol=1e-4)
+    assert torch.allclose(posterior, logits.softmax(-1), atol=1e-5)
+
+
+def test_a_tied_posterior_starts_as_what_the_single_vector_model_believes_of_cells():
+    network, _, batch = network_and_batch({"posterior": "tied"})
+    near = torch.randn(8, 16)[torch.arange(120) % 7] + 0.05 * torch.randn(120, 16)
+    network.items.table.weight.data = near
+    network.eval().end_epoch(5, 0)
+    with torch.no_grad():
+        items = network.items.all()
+        states = network.states(items[torch.from_numpy(batch.inputs)])
+        believed = network.posterior_logits(states).softmax(-1).flatten(0, 1)
+        share = torch.softmax(network.user(states).flatten(0, 1) @ items.T / network.config.temperature, -1)
+    mass = torch.zeros_like(believed).index_add(1, network.cells(), share)
+    assert mass.amax() > 0.3
+    assert (believed - mass).abs().max() < 0.02
 
 
 @pytest.mark.parametrize("term", TERMS)
