@@ -20,7 +20,13 @@ MODELS = {
     "two-tower": ("tesserec.models.two_tower", "TwoTower"),
     "sasrec": ("tesserec.models.sasrec", "SASRec"),
     "sparc": ("tesserec.models.sparc", "Sparc"),
+    "comirec-sa": ("tesserec.models.comirec", "ComiRecSA"),
+    "comirec-dr": ("tesserec.models.comirec", "ComiRecDR"),
+    "mind": ("tesserec.models.mind", "Mind"),
+    "remi": ("tesserec.models.remi", "Remi"),
+    "gemirec": ("tesserec.models.gemirec", "GemiRec"),
     "mrif": ("tesserec.models.mrif", "Mrif"),
+    "dmi": ("tesserec.models.dmi", "Dmi"),
 }
 
 

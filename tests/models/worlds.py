@@ -20,6 +20,12 @@ SPARC = SMALL | {
     "contrast_rows": 64,
     "temperature": 0.2,
 }
+GEMIREC = SMALL | {
+    "codebook": {"levels": 2, "codes": 6},
+    "warmup_epochs": 6,
+    "interests": 4,
+    "temperature": 0.2,
+}
 
 
 @cache
@@ -38,7 +44,13 @@ OWN: dict[str, dict[str, object]] = {
     "two-tower": SMALL | {"temperature": 0.2},
     "sasrec": SMALL,
     "sparc": SPARC,
+    "comirec-sa": SMALL | {"temperature": 0.2},
+    "comirec-dr": SMALL | {"temperature": 0.2},
+    "mind": SMALL | {"temperature": 0.2},
+    "remi": SMALL | {"temperature": 0.2},
+    "gemirec": GEMIREC,
     "mrif": SMALL | {"temperature": 0.2},
+    "dmi": SMALL | {"temperature": 0.2},
 }
 """Settings that fit a trained model to the small world in seconds, by its name."""
 

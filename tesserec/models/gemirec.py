@@ -1,0 +1,272 @@
+"""GemiRec: a dictionary of interests maintained beside the retriever, and a generative model of a user's next ones."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import Self
+
+from tesserec.data.features import ItemFeatures
+from tesserec.errors import ConfigError
+from tesserec.index.contract import Merge, Policy
+from tesserec.models.neural import Network, NeuralConfig, NeuralRetriever, TensorBatch, last_valid
+from tesserec.nn.dictionary import DictionaryConfig, InterestDictionary
+from tesserec.nn.encoders import Block, causal_mask
+from tesserec.nn.generative import NEVER, AutoregressivePosterior, number_of, tuple_of
+from tesserec.nn.interests import Reader
+
+
+class GemiRecWeights(BaseModel):
+    """Weights of the loss terms; each at 0 switches its term off.
+
+    Attributes
+    ----------
+    retrieval
+        Sampled softmax of the user vector of the target's interest (MIRM).
+    single
+        The same softmax for the state before any interest is read (ours): encoder and items go on learning as the
+        warm-up's single-vector model does, and the reader learns only what an interest changes.
+    posterior
+        Negative log-probability of the target's interest (MIPDM).
+    dictionary
+        Reconstruction, codebook and commitment terms (IDMM).
+    shuffle
+        The right interest must beat a wrong one for the same item (BPR; ours), so that a reader cannot ignore its
+        query.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    retrieval: float = Field(1.0, ge=0)
+    single: float = Field(1.0, ge=0)
+    posterior: float = Field(1.0, ge=0)
+    dictionary: float = Field(1.0, ge=0)
+    shuffle: float = Field(0.0, ge=0)
+
+
+class GemiRecConfig(NeuralConfig):
+    """Settings of :class:`GemiRec`; see also :class:`~tesserec.models.neural.NeuralConfig`.
+
+    Attributes
+    ----------
+    codebook, weights
+        Shape of the dictionary and weights of the losses.
+    depth
+        Levels that name an interest, at most ``codebook.levels``: 2 is the tuple, 1 its first code alone.
+    warmup_epochs
+        Epochs as a plain single-vector model before k-means starts the dictionary.
+    reassign_every
+        Epochs between two versions of the assignment of items to interests.
+    swap
+        Share of training queries that use an interest drawn from the posterior among those with the target's first
+        code, instead of the target's own: what is served is predicted, not told.
+    shared
+        Let the posterior and the interest softmax train encoder and items too; without it only ``single`` does.
+    decode
+        ``exact`` gives every interest its probability; ``beam`` keeps the ``per_parent`` likeliest of each first code,
+        which share that code's probability, so that the interests of a user differ.
+    per_parent
+        Interests with the same first code, at most; of ``beam``.
+    interests, merge
+        Interests read per user at inference and how their lists become one; see
+        :class:`~tesserec.index.contract.Policy`.
+    """
+
+    codebook: DictionaryConfig = DictionaryConfig()
+    weights: GemiRecWeights = GemiRecWeights()
+    depth: int = Field(2, ge=1)
+    warmup_epochs: int = Field(10, ge=1)
+    reassign_every: int = Field(1, ge=1)
+    swap: float = Field(0.2, ge=0, le=1)
+    shared: bool = True
+    decode: Literal["exact", "beam"] = "beam"
+    per_parent: int = Field(2, ge=1)
+    interests: int = Field(8, ge=1)
+    merge: Merge = "probability"
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.warmup_epochs >= self.training.epochs:
+            raise ValueError(
+                f"warmup_epochs = {self.warmup_epochs} leaves none of training.epochs = {self.training.epochs} for the "
+                "dictionary; use fewer warm-up epochs or more epochs"
+            )
+        if self.depth > self.codebook.levels:
+            raise ValueError(
+                f"depth = {self.depth} with codebook.levels = {self.codebook.levels}; an interest has at most as many "
+                "codes as there are levels"
+            )
+        return self
+
+
+class GemiRecNetwork(Network):
+    """Shared encoder, dictionary of items (IDMM), posterior over next interests (MIPDM) and reader (MIRM)."""
+
+    centres: Tensor
+    log_sizes: Tensor
+
+    def __init__(self, items: int, config: GemiRecConfig, features: ItemFeatures | None) -> None:
+        super().__init__(items, config, features)
+        shape, dim = config.codebook, config.encoder.dim
+        if shape.codes > items // 2:
+            raise ConfigError(
+                f"codebook.codes = {shape.codes} for {items} items leaves under two items a code; "
+                f"use at most {items // 2}"
+            )
+        self.dictionary = InterestDictionary(items, shape, dim)
+        # What a position of the posterior's transformer holds: the state at an item, and the interest of that item.
+        self.pair, self.query = nn.Linear(config.depth * dim, dim), nn.Linear(config.depth * dim, dim)
+        self.block = Block(dim, config.encoder.heads, config.encoder.expansion, config.encoder.dropout)
+        self.posterior = AutoregressivePosterior(dim, config.depth, shape.codes)
+        self.reader = Reader(config.encoder)
+        self.codes = self.posterior.tuples
+        self.register_buffer("centres", torch.zeros(self.codes, dim))
+        self.register_buffer("log_sizes", torch.zeros(self.codes))
+
+    def losses(self, batch: TensorBatch, progress: float) -> dict[str, Tensor]:
+        """The terms of the three modules and a single-vector softmax; the latter alone until there is a dictionary."""
+        inputs, z, negatives = self.items.lookup(batch.inputs, batch.wanted, batch.negatives)
+        states, temperature = self.states(inputs), self.config.temperature
+        single = self.user(states[batch.valid])
+        terms = {"single": batch.softmax(single, z, negatives, temperature)}
+        if not self.dictionary.started:
+            return terms
+        if not self.config.shared:
+            inputs, states, z_seen, negatives_seen = (x.detach() for x in (inputs, states, z, negatives))
+        else:
+            z_seen, negatives_seen = z, negatives
+        wanted = self.dictionary.codes[batch.wanted][:, : self.config.depth]
+        hidden, base = self._believed(states, inputs)[batch.valid], self.cell_logits(single.detach() / temperature)
+        terms["posterior"] = -self.posterior.log_prob(hidden, wanted, base).mean()
+        users = self._read_at(states, self._queried(wanted, hidden, base), batch.valid)
+        terms["retrieval"] = batch.softmax(users, z_seen, negatives_seen, temperature)
+        terms["dictionary"] = self.dictionary.loss(negatives)
+        if self.config.weights.shuffle:
+            terms["shuffle"] = self._shuffled(states, users, wanted, z_seen, batch.valid)
+        weights = {name: getattr(self.config.weights, name) for name in terms}
+        return {name: weights[name] * term for name, term in terms.items() if weights[name]}
+
+    def _believed(self, states: Tensor, inputs: Tensor) -> Tensor:
+        """States ``(batch, length, dim)`` of the posterior's transformer over pairs of items and their interests."""
+        codes = self.dictionary(inputs.flatten(0, 1)).codes[:, : self.config.depth]
+        embedded = self.dictionary.embed(codes).view(*inputs.shape[:2], -1)
+        pairs = states + self.pair(embedded)
+        hidden: Tensor = self.block(pairs, causal_mask(pairs.shape[1], pairs.device))
+        return hidden
+
+    def cell_logits(self, users: Tensor) -> Tensor:
+        """Log-mass that user vectors give to each cell if its items lie at its centre, ``(..., codes)``."""
+        with torch.autocast(users.device.type, enabled=False):
+            return users.float() @ self.centres.T + self.log_sizes
+
+    @torch.no_grad()
+    def _queried(self, wanted: Tensor, hidden: Tensor, base: Tensor) -> Tensor:
+        """The interest that reads each position: the target's, or a likely one with the same first code."""
+        likely = self.posterior.sample(hidden, 1, base, prefix=wanted[:, :1])[:, 0]
+        swapped = torch.rand(len(wanted), 1, device=wanted.device) < self.config.swap
+        return torch.where(swapped, likely, wanted)
+
+    def _read_at(self, states: Tensor, tuples: Tensor, valid: Tensor) -> Tensor:
+        """User vectors ``(positions, dim)``, each valid position reading its past for its own interest."""
+        queries = self.query(self.dictionary.embed(tuples))
+        placed = torch.zeros_like(states, dtype=queries.dtype)
+        placed = placed.masked_scatter(valid[..., None].expand_as(placed), queries)
+        mask = causal_mask(states.shape[1], states.device)
+        return self.user(self.reader(states, states, placed, mask)[valid])
+
+    def _shuffled(self, states: Tensor, users: Tensor, wanted: Tensor, z: Tensor, valid: Tensor) -> Tensor:
+        other = wanted[torch.randperm(len(wanted), device=wanted.device)]
+        mistaken = self._read_at(states, other, valid)
+        differ = (other != wanted).any(-1).float()
+        scores = ((vectors * z).sum(-1).float() / self.config.temperature for vectors in (users, mistaken))
+        better, worse = scores
+        return (-F.logsigmoid(better - worse) * differ).sum() / differ.sum().clamp_min(1)
+
+    def encode(self, vectors: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        """Posterior over interests ``(batch, codes)`` after the last event, and all states."""
+        vectors = vectors[..., :-1]
+        states = self.states(vectors)
+        hidden = last_valid(self._believed(states, vectors), lengths)
+        base = self.cell_logits(self.user(last_valid(states, lengths)) / self.config.temperature)
+        return self._decoded(hidden, base), states
+
+    def _decoded(self, hidden: Tensor, base: Tensor) -> Tensor:
+        if self.config.decode == "exact" or self.config.depth == 1:
+            return self.posterior.joint(hidden, base).exp()
+        codes, per_parent = self.config.codebook.codes, self.config.per_parent
+        tuples, scores = self.posterior.beam(hidden, codes * per_parent, per_parent, base)
+        kept = torch.full_like(base, NEVER).scatter(1, number_of(tuples, codes), scores)
+        first = self.posterior.next_level(hidden, tuples[:, :1, :0], base)[:, 0]
+        within = kept.view(len(kept), codes, -1).log_softmax(-1)
+        return (first[..., None] + within).flatten(1).exp()
+
+    def read(self, interests: Tensor, lengths: Tensor, *state: Tensor) -> Tensor:
+        """User vectors of interests ``(batch, interests)``; products with items are ``log p(item | interest, u)``."""
+        states = state[0]
+        padding = torch.arange(states.shape[1], device=states.device) >= lengths[:, None]
+        mask = torch.zeros_like(padding, dtype=states.dtype).masked_fill(padding, -torch.inf)[:, None, None]
+        tuples = tuple_of(interests, self.config.codebook.codes, self.config.depth)
+        queries = self.query(self.dictionary.embed(tuples))
+        vectors = self.reader(states, last_valid(states, lengths)[:, None], queries, mask)
+        users = self.user(vectors) / self.config.temperature
+        return torch.cat([users, -self.cell_logits(users).logsumexp(-1, keepdim=True)], dim=-1)
+
+    @property
+    def width(self) -> int:
+        """One more than the encoder's: the last coordinate, 1 for every item, carries the log-denominator."""
+        return super().width + 1
+
+    def item_vectors(self) -> Tensor:
+        """Item vectors followed by a 1, ``(items, width)``."""
+        return F.pad(super().item_vectors(), (0, 1), value=1.0)
+
+    @torch.no_grad()
+    def cells(self) -> Tensor:
+        """Interest of every item by the assignment's present version, ``(items,)``."""
+        return number_of(self.dictionary.codes[:, : self.config.depth], self.config.codebook.codes)
+
+    def complete(self, epoch: int) -> bool:
+        """True from the first epoch that trained with the dictionary."""
+        return epoch >= int(self.config.warmup_epochs)
+
+    @torch.no_grad()
+    def end_epoch(self, epoch: int, seed: int) -> dict[str, Any]:
+        """Start the dictionary when the warm-up is over, later maintain it; reports health, version and churn."""
+        z = self.items.all()
+        after = epoch + 1 - self.config.warmup_epochs
+        if after < 0:
+            return {}
+        figures: dict[str, Any] = {}
+        if after == 0:
+            self.dictionary.start(z, seed)
+        elif after % self.config.reassign_every == 0:
+            figures = self.dictionary.maintain(z, epoch, seed)
+        self._measure_cells(z)
+        return figures
+
+    def _measure_cells(self, z: Tensor) -> None:
+        """Mean item vector and log-size of every cell; an empty one can never be believed in."""
+        cells = self.cells()
+        sizes = torch.bincount(cells, minlength=self.codes)
+        sums = torch.zeros_like(self.centres).index_add_(0, cells, z)
+        self.centres.copy_(sums / sizes.clamp_min(1)[:, None])
+        self.log_sizes.copy_(sizes.log().clamp_min(NEVER))
+
+
+class GemiRec(NeuralRetriever):
+    """GemiRec-style retrieval (Wu et al. 2025, arXiv 2510.14626), after third-party readings of the paper."""
+
+    name = "gemirec"
+    network: GemiRecNetwork
+    Config = GemiRecConfig
+    network_class = GemiRecNetwork
+
+    def policy(self) -> Policy:
+        """The configured number of interests, merged as configured; one interest before the dictionary exists."""
+        if not self.network.dictionary.started:
+            return Policy(interests=1)
+        return Policy(interests=self.config.interests, merge=self.config.merge)
