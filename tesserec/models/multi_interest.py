@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from tesserec.data.features import ItemFeatures
 from tesserec.index.contract import Policy
@@ -60,19 +59,23 @@ class MultiInterestNetwork(Network):
             ``(batch, prefixes, interests, dim)``.
         """
 
-    def regularise(self, users: Tensor, batch: TensorBatch, progress: float) -> dict[str, Tensor]:
-        """Weighted loss terms beside the softmax, of user vectors ``(positions, interests, dim)``; none by default."""
+    def softmax(self, users: Tensor, positives: Tensor, negatives: Tensor, batch: TensorBatch) -> Tensor:
+        """Loss of user vectors ``(positions, interests, dim)``; by default that of the one nearest to the target."""
+        return batch.softmax(nearest_interest(users, positives), positives, negatives, self.config.temperature)
+
+    def regularise(self, states: Tensor, prefixes: Tensor, batch: TensorBatch) -> dict[str, Tensor]:
+        """Weighted loss terms beside the softmax, of what :meth:`extract` gets; none by default."""
         return {}
 
     def losses(self, batch: TensorBatch, progress: float) -> dict[str, Tensor]:
-        """``softmax`` of the interest nearest to the target, and what the model adds."""
+        """``softmax`` of all prefixes' interests, and what the model adds."""
         inputs, positives, negatives = self.items.lookup(batch.inputs, batch.wanted, batch.negatives)
         states = self.states(inputs)
-        causal = torch.ones(states.shape[1], states.shape[1], dtype=torch.bool, device=states.device).tril()
-        users = self.user(self.extract(states, causal[None])[batch.valid])
+        prefixes = torch.ones(1, *states.shape[1:2] * 2, dtype=torch.bool, device=states.device).tril()
+        users = self.user(self.extract(states, prefixes)[batch.valid])
         return {
-            "softmax": batch.softmax(nearest_interest(users, positives), positives, negatives, self.config.temperature),
-            **self.regularise(users, batch, progress),
+            "softmax": self.softmax(users, positives, negatives, batch),
+            **self.regularise(states, prefixes, batch),
         }
 
     def encode(self, vectors: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
@@ -98,11 +101,6 @@ def nearest_interest(users: Tensor, positives: Tensor) -> Tensor:
     """The interest of each row with the largest dot product with its target: ``(rows, K, dim)`` to ``(rows, dim)``."""
     nearest = torch.einsum("nkd,nd->nk", users.detach().float(), positives.detach().float()).argmax(-1)
     return users.gather(1, nearest[:, None, None].expand(-1, 1, users.shape[-1]))[:, 0]
-
-
-def masked_softmax(logits: Tensor, prefixes: Tensor) -> Tensor:
-    """Softmax over the positions that a prefix holds; logits ``(batch, prefixes or 1, interests, length)``."""
-    return F.softmax(logits.float().masked_fill(~prefixes[:, :, None], -torch.inf), dim=-1)
 
 
 class MultiInterestRetriever(NeuralRetriever):

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -133,6 +134,10 @@ class Network(nn.Module):
         """Cell of every item, ``(items,)``."""
         return torch.zeros(self.items.table.num_embeddings, dtype=torch.int64)
 
+    def item_codes(self) -> Tensor:
+        """Codes of every item by level, ``(items, levels)``; by default its cell alone."""
+        return self.cells()[:, None]
+
     def end_epoch(self, epoch: int, seed: int) -> dict[str, Any]:
         """Upkeep between epochs and its figures for the log."""
         return {}
@@ -166,10 +171,12 @@ class TensorBatch:
         self.valid = self.targets >= 0
         self.wanted = self.targets[self.valid]
 
-    def softmax(self, users: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    def softmax(
+        self, users: Tensor, positives: Tensor, negatives: Tensor, temperature: float, hardness: float = 0.0
+    ) -> Tensor:
         """Sampled softmax of users ``(positions, dim)`` against their targets and the pool."""
         same = self.wanted[:, None] == self.negatives
-        return sampled_softmax(users, positives, negatives, self.log_q, same, temperature)
+        return sampled_softmax(users, positives, negatives, self.log_q, same, temperature, hardness)
 
 
 def last_valid(states: Tensor, lengths: Tensor) -> Tensor:
@@ -225,12 +232,16 @@ class NeuralRetriever(Retriever):
         features = ItemFeatures.from_dataset(dataset) if self.config.features else None
         torch.manual_seed(seed)
         self.network = self.network_class(len(dataset.items), self.config, features).to(device())
-        task = FitTask(self, dataset, seed)
+        task = self.task(dataset, seed)
         loop = Loop(task, self.config.training, seed=seed, run=run, progress=progress)
         loop.train(resume)
         task.refuse_if_below_popularity(loop.position.best)
         self.__dict__.pop("searcher", None)
         return self
+
+    def task(self, dataset: Dataset, seed: int) -> FitTask:
+        """What the training loop is given."""
+        return FitTask(self, dataset, seed)
 
     def policy(self) -> Policy:
         """How the posterior becomes candidates unless the caller says otherwise."""
@@ -243,6 +254,10 @@ class NeuralRetriever(Retriever):
         cells = self.network.cells().cpu().numpy().astype(np.int32)
         postings = VectorPostings.build(side.vectors.cpu().numpy(), cells, self.network.n_cells)
         return Searcher(self.catalogue, side, postings, self.policy())
+
+    def item_codes(self) -> NDArray[np.integer[Any]] | None:
+        """See :meth:`Retriever.item_codes`; every level, where the network quantises items."""
+        return None if self.searcher.cells is None else self.network.item_codes().cpu().numpy()
 
     def save(self, path: Path, *, overwrite: bool = False) -> None:
         """Publish weights, settings and catalogue; see :meth:`Retriever.save`."""

@@ -17,7 +17,13 @@ CHUNK_LOGITS = 2_000_000
 
 
 def sampled_softmax(
-    users: Tensor, positives: Tensor, negatives: Tensor, log_q: Tensor, same: Tensor, temperature: float
+    users: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    log_q: Tensor,
+    same: Tensor,
+    temperature: float,
+    hardness: float = 0.0,
 ) -> Tensor:
     """Softmax over the positive and a shared pool of negatives, with the log-Q correction.
 
@@ -37,11 +43,22 @@ def sampled_softmax(
         True where a negative is the row's positive, ``(rows, pool)``; it is left out.
     temperature
         Divides all dot products.
+    hardness
+        Weighs each negative by ``exp(hardness * logit)`` over the catalogue's mean of such weights, as the pool
+        estimates it (REMI's interest-aware hard negatives, Xie et al. 2023; with a uniform pool the paper's form).
     """
     positive = (users * positives).sum(-1, dtype=torch.float32) / temperature
-    logits = (users @ negatives.T).float() / temperature - (log_q + math.log(len(log_q)))
-    logits = logits.masked_fill(same, -math.inf)
-    return (torch.logaddexp(positive, logits.logsumexp(-1)) - positive).mean()
+    return softmax_of_scores(positive, (users @ negatives.T).float() / temperature, log_q, same, hardness)
+
+
+def softmax_of_scores(positive: Tensor, negative: Tensor, log_q: Tensor, same: Tensor, hardness: float = 0.0) -> Tensor:
+    """:func:`sampled_softmax` of scores at hand: ``(rows,)`` of the positives, ``(rows, pool)`` of the negatives."""
+    share = (-(log_q + math.log(len(log_q)))).expand_as(negative).masked_fill(same, -math.inf)
+    rest = (negative + share).logsumexp(-1)
+    if hardness:
+        mean_weight = (hardness * negative + share).logsumexp(-1) - share.logsumexp(-1)
+        rest = ((1 + hardness) * negative + share).logsumexp(-1) - mean_weight
+    return (torch.logaddexp(positive, rest) - positive).mean()
 
 
 TINY = torch.finfo(torch.float32).tiny
