@@ -79,3 +79,41 @@ def test_info_nce_has_its_targets_on_the_diagonal_and_masks_twins():
 def test_bpr_by_hand():
     assert losses.bpr(torch.tensor([0.0]), torch.tensor([0.0])).item() == pytest.approx(np.log(2))
     assert losses.bpr(torch.tensor([2.0]), torch.tensor([-1.0])).item() == pytest.approx(np.log1p(np.exp(-3)))
+
+
+def test_hard_negatives_are_weighted_as_by_hand_when_the_pool_is_uniform(vectors):
+    users, items = vectors
+    target, pool = torch.full((37,), 4), torch.arange(5, 25)
+    same = torch.zeros(37, 20, dtype=torch.bool)
+    log_q = torch.full((20,), -np.log(20.0))
+    found = losses.sampled_softmax(users, items[target], items[pool], log_q, same, 0.5, hardness=0.3)
+    logits = users @ items[pool].T / 0.5
+    weight = torch.exp(0.3 * logits)
+    negative = (weight / weight.mean(1, keepdim=True) * logits.exp()).sum(1)
+    positive = (users * items[4]).sum(1) / 0.5
+    assert torch.allclose(found, -torch.log(positive.exp() / (positive.exp() + negative)).mean(), atol=1e-4)
+
+
+def test_no_hardness_is_the_plain_softmax_to_the_bit_and_more_of_it_costs_more(vectors):
+    users, items = vectors
+    target, pool = torch.full((37,), 4), torch.tensor([4, 7, 9, 11])
+    same, log_q = target[:, None] == pool, torch.log(torch.tensor([0.1, 0.2, 0.3, 0.4]))
+    plain, none, some, much = (
+        losses.sampled_softmax(users, items[target], items[pool], log_q, same, 1.0, *hardness)
+        for hardness in ((), (0.0,), (0.5,), (2.0,))
+    )
+    assert plain.equal(none)
+    assert plain < some < much
+
+
+def test_a_skewed_pool_estimates_the_hardness_of_the_whole_catalogue():
+    torch.manual_seed(0)
+    users, items = torch.randn(20, 8), torch.randn(200, 8) * 0.5
+    q = torch.arange(1, 201, dtype=torch.float) / torch.arange(1, 201).sum()
+    drawn, every = torch.multinomial(q, 200_000, replacement=True), torch.arange(1, 200)
+    target = torch.zeros(20, dtype=torch.int64)
+    none = torch.zeros(20, 199, dtype=torch.bool)
+    whole = losses.sampled_softmax(users, items[target], items[every], torch.full((199,), -np.log(199.0)), none, 1.0, 1.0)
+    same = (drawn == 0).expand(20, -1)
+    found = losses.sampled_softmax(users, items[target], items[drawn], q[drawn].log(), same, 1.0, 1.0)
+    assert abs(found - whole) < 0.03
