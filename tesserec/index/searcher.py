@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError, UserError
 from tesserec.index.catalogue import Catalogue
 from tesserec.index.contract import Candidates, Floats, Merge, Policy, UserSide
+from tesserec.index.diversify import diverse, item_categories
 from tesserec.index.names import name_interests
 from tesserec.index.postings import Postings, ScorePostings, VectorPostings
 from tesserec.index.search import Progress, has_interests, known_cells, retrieve
@@ -128,10 +129,20 @@ class Searcher:
         interests: int | None = None,
         merge: Merge | None = None,
         exclude_seen: bool | None = None,
+        diversity: float = 0.0,
+        diversify_by: str | None = None,
     ) -> pl.DataFrame:
         """Ranked candidates; settings left at None are the model's own.
 
         Ids that are not in the catalogue are skipped; :meth:`encode` reports them.
+
+        Parameters
+        ----------
+        diversity
+            Score that each pair of candidates of different interests is worth; above 0, a longer list is re-ranked by
+            :func:`tesserec.index.diversify.diversify`, and scores need not fall with rank.
+        diversify_by
+            Go by this categorical column of the item table instead of interests.
 
         Returns
         -------
@@ -149,8 +160,14 @@ class Searcher:
         """
         given: dict[str, Any] = {"explore": explore, "visit": visit, "interests": interests, "merge": merge}
         policy = replace(self.policy, **{name: value for name, value in given.items() if value is not None})
+        if diversify_by is not None and not diversity:
+            raise ConfigError(f"diversify_by = {diversify_by!r} with diversity = 0 changes nothing; set diversity too")
         encoded, _ = self.encode(histories)
-        return self._table(self.retrieve(encoded, k, policy, exclude_seen))
+        ranked = partial(self.retrieve, policy=policy, exclude_seen=exclude_seen)
+        if not diversity:
+            return self._table(ranked(encoded, k))
+        categories = None if diversify_by is None else item_categories(self.catalogue, diversify_by)
+        return self._table(diverse(ranked, encoded, k, strength=diversity, categories=categories))
 
     def retrieve(
         self,
