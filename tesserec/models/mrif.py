@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from tesserec.data.features import ItemFeatures
 from tesserec.models.multi_interest import MultiInterestConfig, MultiInterestNetwork, MultiInterestRetriever
+from tesserec.nn.routing import pool
 
 
 class MrifConfig(MultiInterestConfig):
@@ -79,8 +80,8 @@ class MrifNetwork(MultiInterestNetwork):
         affinity = states.new_zeros(1, 1, 1, 1)
         if self.config.aggregator == "attention":
             affinity = (self.aggregate_query(last) @ states.transpose(1, 2) / states.shape[-1] ** 0.5)[:, :, None]
-        weights = affinity.float().masked_fill(~within, -torch.inf).softmax(-1).to(states.dtype)
-        return torch.einsum("bpkl,bld->bpkd", weights.expand(len(states), -1, -1, -1), states)
+        weights = affinity.float().masked_fill(~within, -torch.inf).softmax(-1)
+        return pool(weights, states)
 
 
 def windows(prefixes: Tensor, sizes: tuple[int, ...]) -> Tensor:
