@@ -17,7 +17,7 @@ from tesserec.models.neural import Network, NeuralConfig, NeuralRetriever, Tenso
 from tesserec.nn.dictionary import DictionaryConfig, InterestDictionary
 from tesserec.nn.encoders import Block, causal_mask
 from tesserec.nn.generative import NEVER, AutoregressivePosterior, number_of, tuple_of
-from tesserec.nn.interests import Reader
+from tesserec.nn.interests import Reader, cell_logits
 
 
 class GemiRecWeights(BaseModel):
@@ -140,7 +140,7 @@ class GemiRecNetwork(Network):
         else:
             z_seen, negatives_seen = z, negatives
         wanted = self.dictionary.codes[batch.wanted][:, : self.config.depth]
-        hidden, base = self._believed(states, inputs)[batch.valid], self.cell_logits(single.detach() / temperature)
+        hidden, base = self._believed(states, inputs)[batch.valid], self._mass(single.detach())
         terms["posterior"] = -self.posterior.log_prob(hidden, wanted, base).mean()
         users = self._read_at(states, self._queried(wanted, hidden, base), batch.valid)
         terms["retrieval"] = batch.softmax(users, z_seen, negatives_seen, temperature)
@@ -158,10 +158,8 @@ class GemiRecNetwork(Network):
         hidden: Tensor = self.block(pairs, causal_mask(pairs.shape[1], pairs.device))
         return hidden
 
-    def cell_logits(self, users: Tensor) -> Tensor:
-        """Log-mass that user vectors give to each cell if its items lie at its centre, ``(..., codes)``."""
-        with torch.autocast(users.device.type, enabled=False):
-            return users.float() @ self.centres.T + self.log_sizes
+    def _mass(self, users: Tensor) -> Tensor:
+        return cell_logits(users / self.config.temperature, self.centres, self.log_sizes)
 
     @torch.no_grad()
     def _queried(self, wanted: Tensor, hidden: Tensor, base: Tensor) -> Tensor:
@@ -172,11 +170,7 @@ class GemiRecNetwork(Network):
 
     def _read_at(self, states: Tensor, tuples: Tensor, valid: Tensor) -> Tensor:
         """User vectors ``(positions, dim)``, each valid position reading its past for its own interest."""
-        queries = self.query(self.dictionary.embed(tuples))
-        placed = torch.zeros_like(states, dtype=queries.dtype)
-        placed = placed.masked_scatter(valid[..., None].expand_as(placed), queries)
-        mask = causal_mask(states.shape[1], states.device)
-        return self.user(self.reader(states, states, placed, mask)[valid])
+        return self.user(self.reader.along(states, self.query(self.dictionary.embed(tuples)), valid))
 
     def _shuffled(self, states: Tensor, users: Tensor, wanted: Tensor, z: Tensor, valid: Tensor) -> Tensor:
         other = wanted[torch.randperm(len(wanted), device=wanted.device)]
@@ -191,7 +185,7 @@ class GemiRecNetwork(Network):
         vectors = vectors[..., :-1]
         states = self.states(vectors)
         hidden = last_valid(self._believed(states, vectors), lengths)
-        base = self.cell_logits(self.user(last_valid(states, lengths)) / self.config.temperature)
+        base = self._mass(self.user(last_valid(states, lengths)))
         return self._decoded(hidden, base), states
 
     def _decoded(self, hidden: Tensor, base: Tensor) -> Tensor:
@@ -206,14 +200,11 @@ class GemiRecNetwork(Network):
 
     def read(self, interests: Tensor, lengths: Tensor, *state: Tensor) -> Tensor:
         """User vectors of interests ``(batch, interests)``; products with items are ``log p(item | interest, u)``."""
-        states = state[0]
-        padding = torch.arange(states.shape[1], device=states.device) >= lengths[:, None]
-        mask = torch.zeros_like(padding, dtype=states.dtype).masked_fill(padding, -torch.inf)[:, None, None]
-        tuples = tuple_of(interests, self.config.codebook.codes, self.config.depth)
+        states, tuples = state[0], tuple_of(interests, self.config.codebook.codes, self.config.depth)
         queries = self.query(self.dictionary.embed(tuples))
-        vectors = self.reader(states, last_valid(states, lengths)[:, None], queries, mask)
-        users = self.user(vectors) / self.config.temperature
-        return torch.cat([users, -self.cell_logits(users).logsumexp(-1, keepdim=True)], dim=-1)
+        users = self.user(self.reader.after(states, last_valid(states, lengths), queries, lengths))
+        denominators = self._mass(users).logsumexp(-1, keepdim=True)
+        return torch.cat([users / self.config.temperature, -denominators], dim=-1)
 
     @property
     def width(self) -> int:

@@ -109,7 +109,8 @@ class InterestDictionary(nn.Module):
             codebook = (quantised.residuals - quantised.codewords).square().sum(-1).mean(0).sum()
         if self.training:
             self.quantiser.update(quantised)
-        return reconstruction + self.config.commitment * commitment + (codebook if codebook.requires_grad else 0)
+        total: Tensor = reconstruction + self.config.commitment * commitment
+        return total + codebook if self.quantiser.codebooks.requires_grad else total
 
     def embed(self, tuples: Tensor) -> Tensor:
         """Interest embeddings of tuples ``(..., depth)``, level 0 first: ``(..., depth * dim)``, without gradients."""

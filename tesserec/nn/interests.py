@@ -77,3 +77,32 @@ class Reader(nn.Module):
         summary = summary.expand_as(query)
         out: Tensor = summary + self.dropout(self.mlp(torch.cat([read, query, summary], dim=-1)))
         return out
+
+    def along(self, states: Tensor, queries: Tensor, valid: Tensor) -> Tensor:
+        """Vectors ``(positions, dim)``: each valid position ``(batch, length)`` reads its past with its own query.
+
+        Queries ``(positions, dim)`` are in order of row and position.
+        """
+        placed = torch.zeros_like(states, dtype=queries.dtype)
+        placed = placed.masked_scatter(valid[..., None].expand_as(placed), queries)
+        read: Tensor = self(states, states, placed, causal_mask(states.shape[1], states.device))
+        return read[valid]
+
+    def after(self, states: Tensor, summary: Tensor, queries: Tensor, lengths: Tensor) -> Tensor:
+        """Vectors ``(batch, queries, dim)`` of whole histories with these lengths; summary ``(batch, dim)``."""
+        padding = torch.arange(states.shape[1], device=states.device) >= lengths[:, None]
+        mask = torch.zeros_like(padding, dtype=states.dtype).masked_fill(padding, -torch.inf)[:, None, None]
+        read: Tensor = self(states, summary[:, None], queries, mask)
+        return read
+
+
+def cell_logits(users: Tensor, centres: Tensor, log_sizes: Tensor) -> Tensor:
+    """Log-mass that scaled user vectors ``(..., dim)`` give to each cell, ``(..., cells)``, in float32.
+
+    Every item counts as if it lay at its cell's centre ``(cells, dim)``, so the sum runs over cells, not over items.
+    A softmax of it is the single-vector model's belief in each cell, its log-sum-exp an estimate of the softmax's
+    log-denominator, which makes the scores of different user vectors comparable.
+    """
+    with torch.autocast(users.device.type, enabled=False):
+        logits: Tensor = users.float() @ centres.float().T + log_sizes
+    return logits
