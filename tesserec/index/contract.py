@@ -7,7 +7,7 @@ knows nor cares.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ Floats = NDArray[np.float32]
 Codes = NDArray[np.int32]
 Merge = Literal["max", "probability", "quota"]
 Reach = Literal["catalogue", "cell"]
+Select = Literal["posterior", "history"]
+Shares = Literal["posterior", "equal"]
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ class Policy:
         Interests read per user (K); exploration reads up to as many again.
     merge
         ``"max"`` ranks an item by its best interest's score; ``"probability"`` by
-        ``max_c [log p(c|u) + score_c]``; ``"quota"`` gives each interest a share of the list in proportion to its
-        probability (largest remainder, at least one) and orders the union by score.
+        ``max_c [log p(c|u) + score_c]``; ``"quota"`` gives each interest a share of the list, see ``shares`` (largest
+        remainder, at least one), and orders the union by score.
     explore
         Share of the list given to the likeliest interests that no item of the history belongs to, 0 to 1; always by
         quota, at least one place, and only with items of cells outside the history. Places that find no such
@@ -86,6 +88,13 @@ class Policy:
         Subtract from an interest's scores their log-sum-exp over all items of its cell, so that a score is
         ``log p(item | cell, user)``; only with reach ``"cell"``. Under the merge ``"probability"`` the value of an
         item is then ``log p(item | user)``, and the search stops as soon as no further cell can change the answer.
+    select
+        Which interests are read: the likeliest of the ``"posterior"``, or the most frequent cells of the
+        ``"history"``, whose frequency is then their probability; of equally frequent ones the latest. Without
+        exploration; ``visit`` goes by the posterior in any case.
+    shares
+        How quotas divide places: in proportion to the ``"posterior"`` (or frequency), or ``"equal"``, where what does
+        not divide goes to the likeliest.
     """
 
     interests: int = 4
@@ -94,14 +103,20 @@ class Policy:
     visit: float = 1.0
     reach: Reach = "catalogue"
     normalise: bool = False
+    select: Select = "posterior"
+    shares: Shares = "posterior"
 
     def __post_init__(self) -> None:
         if self.interests < 1:
             raise ConfigError(f"interests = {self.interests}; at least one interest must be read")
-        if self.merge not in ("max", "probability", "quota"):
-            raise ConfigError(f"merge = {self.merge!r}; choose 'max', 'probability' or 'quota'")
-        if self.reach not in ("catalogue", "cell"):
-            raise ConfigError(f"reach = {self.reach!r}; choose 'catalogue' or 'cell'")
+        for name, kind in (("merge", Merge), ("reach", Reach), ("select", Select), ("shares", Shares)):
+            if (choice := getattr(self, name)) not in (known := get_args(kind)):
+                raise ConfigError(f"{name} = {choice!r}; choose {', '.join(map(repr, known[:-1]))} or {known[-1]!r}")
+        if self.select == "history" and self.explore > 0:
+            raise ConfigError(
+                f"select = 'history' with explore = {self.explore}, but a history does not know what lies outside it; "
+                "explore with select = 'posterior'"
+            )
         if self.normalise and self.reach != "cell":
             raise ConfigError("normalise = True, but scores are normalised over a cell; set reach = 'cell' with it")
         for name in ("explore", "visit"):

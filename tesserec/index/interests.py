@@ -1,7 +1,8 @@
 """Which interests of a user are read, and how many places of the list each one gets.
 
 Exploitation reads the K likeliest interests. Exploration reads, besides them, up to K of the likeliest interests that
-no item of the history belongs to, each for at least one place of the share set aside for it.
+no item of the history belongs to, each for at least one place of the share set aside for it. The control that needs
+no model reads the K most frequent cells of the history instead.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tesserec.data.histories import Ints
+from tesserec.data.histories import Histories, Ints, Items
 from tesserec.errors import ConfigError
 from tesserec.index.contract import Codes, Floats, Policy
 from tesserec.index.kernels import index_of, kernel, key_of, score_of, select_largest
@@ -67,7 +68,34 @@ def choose(posterior: Floats, known: NDArray[np.bool_], policy: Policy, k: int) 
     users, codes = posterior.shape
     slots = explore_slots(policy.explore, k)
     wide = min(policy.interests, codes)
-    wide_explored = min(policy.interests, codes, slots)
+    choice, out = _no_choice(users, wide, min(policy.interests, codes, slots), policy)
+    posterior = np.array(posterior, dtype=np.float32, order="C")
+    in_threads(users, partial(_choose, posterior, known, slots, k, policy.merge == "quota", out))
+    return choice
+
+
+def choose_from_history(cells: Histories, codes: int, policy: Policy, k: int) -> Choice:
+    """Choose the most frequent cells of each history, equally frequent ones by recency, with their frequency.
+
+    The "hard" choice of interests that SPARC (arXiv 2508.09090) compares its posterior with, as reported; ties ours.
+
+    Parameters
+    ----------
+    cells
+        Cells of the items of each history, oldest first, none empty.
+    codes
+        Number of cells.
+    """
+    wide = min(policy.interests, codes)
+    choice, out = _no_choice(len(cells), wide, 0, policy)
+    flat = cells.compact()
+    by_quota = policy.merge == "quota"
+    in_threads(len(cells), partial(_most_frequent, (flat.values, flat.starts, flat.stops), codes, k, by_quota, out))
+    return choice
+
+
+def _no_choice(users: int, wide: int, wide_explored: int, policy: Policy) -> tuple[Choice, _Chosen]:
+    """A choice without codes yet, and its arrays as the kernels fill them."""
     columns = wide + wide_explored
     choice = Choice(
         np.full((users, columns), -1, np.int32),
@@ -75,10 +103,7 @@ def choose(posterior: Floats, known: NDArray[np.bool_], policy: Policy, k: int) 
         np.broadcast_to(np.arange(columns) >= wide, (users, columns)),
         np.zeros((users, columns), np.int64),
     )
-    out = _Chosen(choice.codes, choice.probability, choice.quotas, wide)
-    posterior = np.array(posterior, dtype=np.float32, order="C")
-    in_threads(users, partial(_choose, posterior, known, slots, k, policy.merge == "quota", out))
-    return choice
+    return choice, _Chosen(choice.codes, choice.probability, choice.quotas, wide, policy.shares == "equal")
 
 
 def largest_remainder(weights: NDArray[np.floating[Any]], total: int, minimum: int = 1) -> Ints:
@@ -98,12 +123,13 @@ def largest_remainder(weights: NDArray[np.floating[Any]], total: int, minimum: i
 
 
 class _Chosen(NamedTuple):
-    """The arrays of a :class:`Choice` that the kernel fills; ``wide`` columns are exploited, the rest explored."""
+    """The arrays of a :class:`Choice` that a kernel fills; ``wide`` columns are exploited, the rest explored."""
 
     codes: Codes
     probability: Floats
     quotas: Ints
     wide: int
+    equal: bool
 
 
 @kernel
@@ -147,7 +173,7 @@ def _write(out: _Chosen, row: int, first: int, keys: Ints, places: int) -> None:
     for i in range(len(keys)):
         out.codes[row, first + i] = index_of(keys[i])
         out.probability[row, first + i] = score_of(keys[i])
-        chances[i] = score_of(keys[i])
+        chances[i] = 1.0 if out.equal else score_of(keys[i])
     if places > 0:
         out.quotas[row, first : first + len(keys)] = _largest_remainder(chances, places, 1)
 
@@ -167,3 +193,22 @@ def _choose(
         exploited = _likeliest(posterior[row], usable, min(out.wide, places) if by_quota else out.wide)
         _write(out, row, 0, exploited, places if by_quota else 0)
         _write(out, row, out.wide, explored, slots if len(exploited) else k)
+
+
+@kernel
+def _most_frequent(
+    cells: tuple[Items, Ints, Ints], codes: int, k: int, by_quota: bool, out: _Chosen, begin: int, end: int
+) -> None:
+    values, starts, stops = cells
+    for row in range(begin, end):
+        count, latest = np.zeros(codes, np.int64), np.zeros(codes, np.int64)
+        for place in range(starts[row], stops[row]):
+            count[values[place]] += 1
+            latest[values[place]] = place - starts[row]
+        held = np.flatnonzero(count)
+        order = held[np.argsort(-((count[held] << 32) + latest[held]))]
+        order = order[: min(out.wide, k) if by_quota else out.wide]
+        keys = np.empty(len(order), np.int64)
+        for i in range(len(order)):
+            keys[i] = key_of(np.float32(count[order[i]] / (stops[row] - starts[row])), order[i])
+        _write(out, row, 0, keys, k if by_quota else 0)

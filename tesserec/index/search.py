@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError
 from tesserec.index.contract import Candidates, Floats, Policy, UserSide
-from tesserec.index.interests import Choice, choose
+from tesserec.index.interests import Choice, choose, choose_from_history
 from tesserec.index.lists import sum_lists
 from tesserec.index.merge import log_chances, merge_interests, no_candidates
 from tesserec.index.postings import Postings, ScorePostings, VectorPostings
@@ -109,6 +109,11 @@ def _check(postings: Postings, histories: Histories, k: int, policy: Policy) -> 
             f"explore = {policy.explore}, but this model has no interests that users share, so none to explore; "
             "models with a codebook have them (sparc), or leave explore at 0"
         )
+    if policy.select == "history" and not has_interests(postings):
+        raise ConfigError(
+            "select = 'history', but this model has no interests that users share, so a history has no frequent ones; "
+            "leave select at 'posterior'"
+        )
     if policy.reach == "cell" and isinstance(postings, ScorePostings):
         raise ConfigError("reach = 'cell', but the items of this model lie in no cells; leave reach at 'catalogue'")
     if len(empty := np.flatnonzero(histories.lengths < 1)):
@@ -158,7 +163,11 @@ def _search_cells(
     encoded = side.encode(histories)
     posterior = _checked_posterior(encoded.posterior, postings.cells)
     known = known_cells(postings, histories)
-    choice = choose(posterior, known, request.policy, request.k)
+    if request.policy.select == "history":
+        of_history = replace(histories, values=postings.cell_of[histories.values])
+        choice = choose_from_history(of_history, postings.cells, request.policy, request.k)
+    else:
+        choice = choose(posterior, known, request.policy, request.k)
     visited = visited_cells(posterior, request.policy.visit if postings.cells > 1 else 1.0)
     users = Users(side, encoded, histories if request.exclude_seen else None)
     touched = None

@@ -1,13 +1,16 @@
 """Which interests are read, and how places are shared."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError
 from tesserec.index.contract import Policy
-from tesserec.index.interests import choose, explore_slots, largest_remainder
+from tesserec.index.interests import choose, choose_from_history, explore_slots, largest_remainder
 from tests.index.world import slow_quotas
 
 
@@ -66,6 +69,33 @@ def test_nothing_to_explore_gives_the_places_back():
     everything_new = choose(posterior, np.zeros((1, 3), bool), Policy(interests=2, explore=0.4, merge="quota"), 10)
     assert everything_new.codes[0].tolist() == [-1, -1, 0, 1]
     assert everything_new.quotas[0].tolist() == [0, 0, 5, 5]
+
+
+def test_frequent_cells_by_hand():
+    cells = Histories.from_lists([[3, 1, 1, 3, 2, 0], [4, 4, 4]])
+    choice = choose_from_history(cells, 5, Policy(interests=3, select="history"), 10)
+    assert choice.codes.tolist() == [[3, 1, 0], [4, -1, -1]]  # as frequent as 1, but later; 0 is later than 2
+    np.testing.assert_allclose(choice.probability, [[1 / 3, 1 / 3, 1 / 6], [1, 0, 0]], rtol=1e-6)
+    shared = Policy(interests=3, select="history", merge="quota")
+    assert choose_from_history(cells, 5, shared, 10).quotas.tolist() == [[4, 4, 2], [10, 0, 0]]
+    assert choose_from_history(cells, 5, shared, 2).codes.tolist() == [[3, 1, -1], [4, -1, -1]]
+
+
+def test_equal_shares_differ_by_one_place_at_most():
+    posterior = np.array([[0.9, 0.06, 0.03, 0.01]], np.float32)
+    policy = Policy(interests=3, merge="quota", shares="equal")
+    assert choose(posterior, np.zeros((1, 4), bool), policy, 11).quotas.tolist() == [[4, 4, 3]]
+    both = replace(policy, interests=2, explore=0.5)
+    assert choose(posterior, np.array([[True, True, False, False]]), both, 10).quotas.tolist() == [[3, 2, 3, 2]]
+
+
+def test_choices_that_contradict_each_other_are_refused():
+    with pytest.raises(ConfigError, match=r"select = 'history' with explore = 0.2"):
+        Policy(select="history", explore=0.2)
+    with pytest.raises(ConfigError, match=r"shares = 'even'; choose 'posterior' or 'equal'"):
+        Policy(shares="even")
+    with pytest.raises(ConfigError, match=r"merge = 'mean'; choose 'max', 'probability' or 'quota'"):
+        Policy(merge="mean")
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)

@@ -14,20 +14,16 @@ from tesserec.index.contract import Policy
 from tesserec.index.postings import ScorePostings, VectorPostings
 from tesserec.index.search import retrieve, visited_cells
 from tesserec.index.user_side import ConstantSide, HistorySide
-from tests.index.world import histories, slow_retrieve, world
-
-POLICIES = st.builds(
-    Policy,
-    interests=st.integers(1, 8),
-    merge=st.sampled_from(["max", "probability", "quota"]),
-    explore=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
-    visit=st.sampled_from([0.0, 0.3, 0.8, 1.0]),
-)
+from tests.index.world import chances_of, histories, policies, slow_retrieve, world
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(
-    seed=st.integers(0, 1 << 30), policy=POLICIES, k=st.integers(1, 80), ties=st.booleans(), exclude_seen=st.booleans()
+    seed=st.integers(0, 1 << 30),
+    policy=policies(),
+    k=st.integers(1, 80),
+    ties=st.booleans(),
+    exclude_seen=st.booleans(),
 )
 def test_search_equals_the_slow_way(seed, policy, k, ties, exclude_seen):
     side, postings = world(seed, ties=ties)
@@ -43,16 +39,18 @@ def test_search_equals_the_slow_way(seed, policy, k, ties, exclude_seen):
         assert (found.items[row, n:] == -1).all()
         assert np.isneginf(found.scores[row, n:]).all()
         assert np.isnan(found.probability[row, n:]).all()
-        posterior = side.encode(users.take(slice(row, row + 1))).posterior[0]
-        np.testing.assert_array_equal(found.probability[row, :n], posterior[found.interests[row, :n]])
+        chances = chances_of(side, postings, history, policy)
+        np.testing.assert_array_equal(found.probability[row, :n], chances[found.interests[row, :n]])
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 1 << 30), policy=POLICIES, k=st.integers(1, 80), ties=st.booleans(), slots=st.integers(2, 7))
+@given(
+    seed=st.integers(0, 1 << 30), policy=policies(), k=st.integers(1, 80), ties=st.booleans(), slots=st.integers(2, 7)
+)
 def test_slots_search_the_one_cell(seed, policy, k, ties, slots):
     side, postings = world(seed, ties=ties, slots=slots)
     users = histories(seed, 4, postings.size)
-    policy = replace(policy, explore=0.0)
+    policy = replace(policy, explore=0.0, select="posterior")
     found = retrieve(side, postings, users, k, policy, exclude_seen=True)
     for row, history in enumerate(users):
         slow = slow_retrieve(side, postings, history, k, policy, True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
+from hypothesis import strategies as st
 
 from tesserec.data.histories import Histories
 from tesserec.data.ids import IdMap
@@ -60,6 +63,30 @@ def histories(seed, users, items, longest=8):
     return Histories.from_lists([rng.integers(0, items, rng.integers(1, longest + 1)) for _ in range(users)])
 
 
+def policies(**fields):
+    """Any policy; exploration and the choice by history exclude each other."""
+    explore_or_select = st.one_of(
+        st.tuples(st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.just("posterior")), st.just((0.0, "history"))
+    )
+    built = st.builds(
+        Policy,
+        interests=st.integers(1, 8),
+        merge=st.sampled_from(["max", "probability", "quota"]),
+        visit=st.sampled_from([0.0, 0.3, 0.8, 1.0]),
+        shares=st.sampled_from(["posterior", "equal"]),
+        **fields,
+    )
+    return st.builds(lambda policy, both: replace(policy, explore=both[0], select=both[1]), built, explore_or_select)
+
+
+def chances_of(side, postings, history, policy):
+    """The probability of every interest of one user: the posterior, or its frequency in the history."""
+    if policy.select == "posterior":
+        return side.posterior[history[-1]]
+    counts = np.bincount(postings.cell_of[np.asarray(history)], minlength=postings.cells)
+    return (counts / len(history)).astype(np.float32)
+
+
 def scores_of(query, vectors):
     """The score that decides: a float64 dot product rounded once to float32."""
     return (vectors.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
@@ -83,6 +110,12 @@ def slow_retrieve(side, postings, history, k, policy, exclude_seen):
     slots = 0
     if policy.explore > 0:
         slots = k if policy.explore == 1 else min(max(1, int(policy.explore * k + 0.5)), k - 1)
+    if policy.select == "history":  # frequencies are the chances, and of equally frequent cells the latest comes first
+        cells = postings.cell_of[np.asarray(history)].tolist()
+        latest = {cell: place for place, cell in enumerate(cells)}
+        chances = chances_of(side, postings, history, policy)
+        order = sorted(latest, key=lambda cell: (-cells.count(cell), -latest[cell]))
+    shares = (lambda code: 1.0) if policy.shares == "equal" else chances.__getitem__
     new = [code for code in order if code not in known and chances[code] > 0][: min(policy.interests, slots)]
     slots = slots if new else 0
     rest = [code for code in order if code not in new and chances[code] > 0]
@@ -120,10 +153,10 @@ def slow_retrieve(side, postings, history, k, policy, exclude_seen):
         return sorted(union, key=lambda e: (-e[1], e[0], place[e[2]]))
 
     if policy.merge == "quota":
-        for code, quota in zip(old, slow_quotas([chances[c] for c in old], k - slots), strict=True):
+        for code, quota in zip(old, slow_quotas(list(map(shares, old)), k - slots), strict=True):
             take(lists[code], quota)
     take(best(old), k - slots - len(found))
-    for code, quota in zip(new, slow_quotas([chances[c] for c in new], slots), strict=True):
+    for code, quota in zip(new, slow_quotas(list(map(shares, new)), slots), strict=True):
         take(lists[code], quota)
     take(best(old), k)
     take(best(new), k)
