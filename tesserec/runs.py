@@ -24,10 +24,8 @@ from tesserec.errors import ArtefactError, ConfigError, UserError, train_extra
 from tesserec.files import read_json, write_json
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from tesserec.data.dataset import Dataset
+    from tesserec.evaluation.interest_result import InterestEvaluation
     from tesserec.evaluation.result import Evaluation
     from tesserec.evaluation.significance import Comparison
     from tesserec.models.base import Retriever
@@ -210,9 +208,12 @@ def evaluate_run(
     compat: Sequence[str] = (),
     cells_of: Path | None = None,
     dataset_path: Path | None = None,
+    interest_users: int = 2000,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure a run on a held-out part and keep the result in ``evaluation/`` (``evaluation-valid/``) of the run.
+
+    Its interests are measured on a sample of the same users and kept in ``interests.json`` (``interests-valid.json``).
 
     Parameters
     ----------
@@ -224,24 +225,48 @@ def evaluate_run(
         Another run whose cells define which interests are novel; by default the run's own, if it has cells.
     dataset_path
         Where the dataset is, if it has moved since training.
+    interest_users
+        At most this many users for the figures on interests; 0 leaves these out.
     """
+    from tesserec.evaluation.interests import evaluate_interests
     from tesserec.evaluation.protocol import evaluate
+    from tesserec.evaluation.result import main_k
 
     run = load_run(path)
     dataset = run.dataset(dataset_path)
-    cells = _cells(run if cells_of is None else load_run(cells_of))
+    cells = (run if cells_of is None else load_run(cells_of)).model.searcher.cells
     if cells_of is not None and cells is None:
         raise UserError(f"{cells_of} has no interests, so no cells; name a run of a model with interests")
     evaluation = evaluate(
         run.model.searcher.retrieve, dataset, part=part, ks=ks, cells=cells, compat=compat, progress=progress
     )
     evaluation.save(evaluation_path(run.path, part), overwrite=True)
+    interests_path(run.path, part).unlink(missing_ok=True)
+    if interest_users:
+        k, codes = main_k(evaluation.protocol["ks"]), run.model.item_codes()
+        interests = evaluate_interests(
+            run.model.searcher, dataset, part=part, k=k, users=interest_users, cells=cells, codes=codes
+        )
+        interests.save(interests_path(run.path, part))
     return evaluation
 
 
 def evaluation_path(run: Path, part: str = "test") -> Path:
     """Where a run keeps the evaluation of a part."""
     return Path(run) / ("evaluation" if part == "test" else f"evaluation-{part}")
+
+
+def interests_path(run: Path, part: str = "test") -> Path:
+    """Where a run keeps the figures on its interests."""
+    return Path(run) / ("interests.json" if part == "test" else f"interests-{part}.json")
+
+
+def load_interests(run: Path, part: str = "test") -> InterestEvaluation | None:
+    """Figures on the interests of an evaluated run; None where they were left out."""
+    from tesserec.evaluation.interest_result import InterestEvaluation
+
+    place = interests_path(run, part)
+    return InterestEvaluation.load(place) if place.is_file() else None
 
 
 def load_evaluations(paths: Sequence[Path], part: str = "test") -> dict[str, Evaluation]:
@@ -285,13 +310,19 @@ def write_run_report(paths: Sequence[Path], out: Path, part: str = "test") -> Pa
     evaluations = load_evaluations(paths, part)
     logs = {name: read_log(path / LOG) for name, path in zip(evaluations, paths, strict=True)}
     facts = {name: _settings_and_versions(load_run(path)) for name, path in zip(evaluations, paths, strict=True)}
+    measured = {name: load_interests(path, part) for name, path in zip(evaluations, paths, strict=True)}
+    interests = {name: one for name, one in measured.items() if one is not None}
     if len(paths) == 1:
         (name, evaluation), *_ = evaluations.items()
         title = f"{facts[name]['model']}: {name}"
-        write_report(out, evaluation, training_log=logs[name], facts=facts[name], title=title)
+        alone = {"run": interests[name]} if interests else {}
+        write_report(out, evaluation, interests=alone, training_log=logs[name], facts=facts[name], title=title)
     else:
         title = f"{len(paths)} runs compared"
-        write_report(out, evaluations, comparison=compare(evaluations), training_log=logs, facts=facts, title=title)
+        comparison = compare(evaluations)
+        write_report(
+            out, evaluations, interests=interests, comparison=comparison, training_log=logs, facts=facts, title=title
+        )
     return out
 
 
@@ -303,16 +334,6 @@ def index_run(path: Path, out: Path) -> Path:
     facts = {key: run.facts[key] for key in ("model", "seed", "fingerprint")} | {"run": str(run.path.absolute())}
     with train_extra(f"indexing {run.facts['model']}"):
         return publish_bundle(run.model, Path(out), facts)
-
-
-def _cells(run: Run) -> NDArray[np.int32] | None:
-    """Cell of each item, for models that have interests."""
-    from tesserec.index.postings import VectorPostings
-
-    searcher = run.model.searcher
-    if not searcher.has_interests or not isinstance(searcher.postings, VectorPostings):
-        return None
-    return searcher.postings.cell_of
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

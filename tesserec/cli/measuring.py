@@ -11,6 +11,7 @@ import typer
 from tesserec.cli.shell import existing, parse_ks, print_json, print_table, say
 
 if TYPE_CHECKING:
+    from tesserec.evaluation.interest_result import Figure, InterestEvaluation
     from tesserec.evaluation.intervals import Estimate
     from tesserec.evaluation.result import Evaluation
 
@@ -26,11 +27,14 @@ def evaluate(
         Path | None, typer.Option(metavar="RUN", help="Another run whose interests define which targets are novel.")
     ] = None,
     dataset: Annotated[Path | None, typer.Option(help="Where the dataset is now, if it has moved.")] = None,
+    interest_users: Annotated[
+        int, typer.Option(min=0, help="Users, at most, for the figures on interests; 0 leaves these out.")
+    ] = 2000,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a run over the full catalogue, with 95 % intervals.
 
-    The result is kept in RUN/evaluation, a page to read in RUN/report.html.
+    The result is kept in RUN/evaluation and RUN/interests.json, a page to read in RUN/report.html.
 
     [bold]Examples[/bold]
 
@@ -40,15 +44,26 @@ def evaluate(
 
         tesserec evaluate runs/popularity --cells runs/sparc
     """
-    from tesserec.runs import REPORT, evaluate_run, write_run_report
+    from tesserec.runs import REPORT, evaluate_run, load_interests, write_run_report
 
     ks = parse_ks(k)
     existing(run, "a run that `tesserec train` wrote")
-    evaluation = evaluate_run(run, ks=ks, part=part, compat=compat or (), cells_of=cells, dataset_path=dataset)
+    evaluation = evaluate_run(
+        run,
+        ks=ks,
+        part=part,
+        compat=compat or (),
+        cells_of=cells,
+        dataset_path=dataset,
+        interest_users=interest_users,
+    )
+    interests = load_interests(run, part)
     if as_json:
-        print_json(evaluation.to_dict())
+        print_json(evaluation.to_dict() | {"interests": None if interests is None else interests.to_dict()})
     else:
         _print_evaluation(evaluation)
+        if interests is not None:
+            _print_interests(interests)
     if all(importlib.util.find_spec(name) for name in ("jinja2", "matplotlib")):
         say(f"report: {write_run_report([run], run / REPORT, part)}")
     else:
@@ -93,7 +108,7 @@ def compare(
         say(f"report: {write_run_report(runs, report, part)}")
 
 
-def estimate_text(estimate: Estimate | None) -> str:
+def estimate_text(estimate: Estimate | Figure | None) -> str:
     """A value and its interval in a table's cell."""
     if estimate is None:
         return ""
@@ -114,4 +129,17 @@ def _print_evaluation(evaluation: Evaluation) -> None:
     )
     print_table(["metric", "slice", *(f">k = {k}" for k in ks)], rows, title)
     for name, reason in protocol["omitted"].items():
+        say(f"{name} left out: {reason}")
+
+
+def _print_interests(interests: InterestEvaluation) -> None:
+    protocol = interests.protocol
+    rows = [
+        [name, estimate_text(one), *("" if value is None else f"{value:.4f}" for value in (one.median, one.p90))]
+        for name, one in interests.figures.items()
+    ]
+    if rows:
+        title = f"interests ({protocol['kind']}), {protocol['users']:,} of {protocol['of_users']:,} users"
+        print_table(["figure", ">value", ">median", ">90th percentile"], rows, title)
+    for name, reason in interests.omitted.items():
         say(f"{name} left out: {reason}")

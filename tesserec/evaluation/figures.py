@@ -1,77 +1,24 @@
-"""Plots of the report as inline SVG, drawn by matplotlib in colours that the page's style sheet sets.
-
-Every colour is a stand-in that becomes a CSS variable, so one drawing serves the light and the dark page. Text stays
-text. Legends are HTML beside the drawing, where they can wrap on a phone.
-"""
+"""Plots of the report on lists and on training."""
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from tesserec.evaluation import beyond
+from tesserec.evaluation.drawing import INK, LINE, SOFT, Plot, colour, dash, legend, to_svg
 from tesserec.evaluation.intervals import Estimate
 from tesserec.evaluation.result import Evaluation
 
 Rows = Sequence[Mapping[str, Any]]
 Runs = Mapping[str, Evaluation]
 
-SERIES = 7
-_INK, _SOFT, _LINE = "#010101", "#020202", "#030303"
-_COLOURS = [f"#0400{n:02x}" for n in range(SERIES)]
-_VARIABLES = {_INK: "ink", _SOFT: "soft", _LINE: "line"} | {c: f"series-{n}" for n, c in enumerate(_COLOURS)}
 _SLICES = {"all": "all users", "short": "short histories", "cold": "cold items", "novel": "novel interests"}
-_DASHES = ("-", "--", ":", "-.")
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "tesserec",
-    "text.parse_math": False,
-    "font.size": 9.5,
-    "text.color": _INK,
-    "axes.edgecolor": _LINE,
-    "axes.labelcolor": _SOFT,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "grid.color": _LINE,
-    "grid.linewidth": 0.7,
-    "xtick.color": _SOFT,
-    "ytick.color": _SOFT,
-    "ytick.left": False,
-    "lines.linewidth": 2.0,
-    "lines.markersize": 5,
-}
-
-
-@dataclass(frozen=True)
-class Plot:
-    """One drawing with what a reader needs beside it.
-
-    Attributes
-    ----------
-    title, caption
-        Heading, and how to read it.
-    svg
-        An ``<svg>`` element without external references.
-    legend
-        Label and index of the series colour, in order; empty where the drawing names its parts itself.
-    """
-
-    title: str
-    caption: str
-    svg: str
-    legend: list[tuple[str, int]] = field(default_factory=list)
 
 
 def recall_by_k(runs: Runs, ks: Sequence[int]) -> Plot:
@@ -80,15 +27,15 @@ def recall_by_k(runs: Runs, ks: Sequence[int]) -> Plot:
     def draw(axes: Axes) -> None:
         for n, run in enumerate(runs.values()):
             found = [run.metrics[f"recall@{k}"] for k in ks]
-            axes.plot(ks, [e.value for e in found], _DASHES[n // SERIES % 4], marker="o", color=_colour(n))
+            axes.plot(ks, [e.value for e in found], dash(n), marker="o", color=colour(n))
             low, high = _edges(found)
-            axes.fill_between(ks, low, high, color=_colour(n), alpha=0.16, linewidth=0)
+            axes.fill_between(ks, low, high, color=colour(n), alpha=0.16, linewidth=0)
         axes.set_xticks(ks)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("k")
 
     caption = "Share of a user's targets among the first k items. Bands are 95 % intervals over users."
-    return Plot("Recall by list length", caption, _svg(draw, "Recall by list length for each run"), _legend(runs))
+    return Plot("Recall by list length", caption, to_svg(draw, "Recall by list length for each run"), legend(runs))
 
 
 def recall_by_slice(runs: Runs, k: int) -> Plot | None:
@@ -103,8 +50,8 @@ def recall_by_slice(runs: Runs, k: int) -> Plot | None:
             places = [at for at, part in enumerate(parts) if _name("recall", k, part) in run.metrics]
             found = [run.metrics[_name("recall", k, parts[at])] for at in places]
             x = np.array(places) + (n - (len(runs) - 1) / 2) * width
-            axes.bar(x, [e.value for e in found], width * 0.88, color=_colour(n))
-            axes.vlines(x, *_edges(found), color=_INK, linewidth=1)
+            axes.bar(x, [e.value for e in found], width * 0.88, color=colour(n))
+            axes.vlines(x, *_edges(found), color=INK, linewidth=1)
         axes.set_xticks(range(len(parts)), [_SLICES[part] for part in parts])
         axes.grid(axis="x", visible=False)
 
@@ -112,7 +59,7 @@ def recall_by_slice(runs: Runs, k: int) -> Plot | None:
         "Short: users with few events. Cold: only targets with few training events. Novel: only targets whose cell "
         "the history never touched. Whiskers are 95 % intervals."
     )
-    return Plot(f"Recall@{k} where it is hard", caption, _svg(draw, f"Recall at {k} by slice and run"), _legend(runs))
+    return Plot(f"Recall@{k} where it is hard", caption, to_svg(draw, f"Recall at {k} by slice and run"), legend(runs))
 
 
 def accuracy_and_coverage(runs: Runs, ks: Sequence[int]) -> Plot:
@@ -122,8 +69,8 @@ def accuracy_and_coverage(runs: Runs, ks: Sequence[int]) -> Plot:
         for n, run in enumerate(runs.values()):
             x = [run.metrics[f"coverage@{k}"].value for k in ks]
             y = [run.metrics[f"recall@{k}"].value for k in ks]
-            axes.plot(x, y, _DASHES[n // SERIES % 4], color=_colour(n), linewidth=1.2, alpha=0.6)
-            axes.scatter(x, y, s=np.linspace(22, 70, len(ks)), color=_colour(n), zorder=3)
+            axes.plot(x, y, dash(n), color=colour(n), linewidth=1.2, alpha=0.6)
+            axes.scatter(x, y, s=np.linspace(22, 70, len(ks)), color=colour(n), zorder=3)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         axes.set_xlim(0, 1.08 * max(run.metrics[f"coverage@{k}"].value for run in runs.values() for k in ks) or 1)
         axes.set_ylim(bottom=0)
@@ -131,7 +78,7 @@ def accuracy_and_coverage(runs: Runs, ks: Sequence[int]) -> Plot:
         axes.set_ylabel("recall")
 
     caption = f"Up is more accurate, right shows more of the catalogue. Dots grow with k ({', '.join(map(str, ks))})."
-    return Plot("Accuracy and coverage", caption, _svg(draw, "Recall against coverage for each run"), _legend(runs))
+    return Plot("Accuracy and coverage", caption, to_svg(draw, "Recall against coverage for each run"), legend(runs))
 
 
 def popularity_curves(runs: Runs, k: int) -> Plot:
@@ -146,10 +93,10 @@ def popularity_curves(runs: Runs, k: int) -> Plot:
 
     def draw(axes: Axes) -> None:
         x = steps / len(order)
-        axes.plot([0, 1], [0, 1], color=_LINE, linewidth=1)
-        axes.plot(x, curve(counts), color=_SOFT, linestyle=(0, (4, 2)), linewidth=1.6)
+        axes.plot([0, 1], [0, 1], color=LINE, linewidth=1)
+        axes.plot(x, curve(counts), color=SOFT, linestyle=(0, (4, 2)), linewidth=1.6)
         for n, run in enumerate(runs.values()):
-            axes.plot(x, curve(beyond.exposure(run.lists, k, len(counts))), _DASHES[n // SERIES % 4], color=_colour(n))
+            axes.plot(x, curve(beyond.exposure(run.lists, k, len(counts))), dash(n), color=colour(n))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         axes.set_xlabel("share of items, most popular first")
@@ -158,8 +105,8 @@ def popularity_curves(runs: Runs, k: int) -> Plot:
         f"Share of the first {k} recommended places that go to the most popular items. The dashed grey line is the "
         "training log; the diagonal would treat all items alike."
     )
-    svg = _svg(draw, "Cumulative share of recommendations by item popularity")
-    return Plot("Where the recommendations go", caption, svg, _legend(runs))
+    svg = to_svg(draw, "Cumulative share of recommendations by item popularity")
+    return Plot("Where the recommendations go", caption, svg, legend(runs))
 
 
 def training_curves(logs: Mapping[str, Rows]) -> list[Plot]:
@@ -178,6 +125,7 @@ def training_curves(logs: Mapping[str, Rows]) -> list[Plot]:
             r".*perplexity/?(.*)",
         ),
         ("Codebook: dead codes", "Codes that no item uses, by level, before they are restarted.", r".*dead\w*/?(.*)"),
+        ("Codebook: churn", "Share of items whose code changed in an epoch, by level.", r".*churn/?(.*)"),
     ):
         series = _series(logs, pattern, total=title == "Training loss")
         if series:
@@ -190,12 +138,11 @@ def _by_epoch(title: str, caption: str, series: Mapping[str, list[tuple[float, f
         for n, points in enumerate(series.values()):
             x, y = zip(*points, strict=True)
             marker = "o" if len(points) < 30 else ""
-            axes.plot(x, y, _DASHES[n // SERIES % 4], color=_colour(n), marker=marker)
+            axes.plot(x, y, dash(n), color=colour(n), marker=marker)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
 
-    legend = [(label, n % SERIES) for n, label in enumerate(series)]
-    return Plot(title, caption, _svg(draw, f"{title} by epoch"), legend)
+    return Plot(title, caption, to_svg(draw, f"{title} by epoch"), legend(series))
 
 
 def _series(logs: Mapping[str, Rows], pattern: str, total: bool) -> dict[str, list[tuple[float, float]]]:
@@ -225,33 +172,3 @@ def _edges(found: Sequence[Estimate]) -> tuple[list[float], list[float]]:
     low = [e.value if e.low is None else e.low for e in found]
     high = [e.value if e.high is None else e.high for e in found]
     return low, high
-
-
-def _legend(runs: Runs) -> list[tuple[str, int]]:
-    return [(name, n % SERIES) for n, name in enumerate(runs)]
-
-
-def _colour(n: int) -> str:
-    return _COLOURS[n % SERIES]
-
-
-def _svg(draw: Callable[[Axes], None], label: str) -> str:
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(5.4, 3.3), layout="constrained")
-        draw(figure.subplots())
-        out = io.StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(out.getvalue(), label)
-
-
-def _inline(svg: str, label: str) -> str:
-    """Strip what a page does not need, make ids unique by ``label`` and hand the colours to the style sheet."""
-    svg = re.sub(r"<(metadata|style).*?</\1>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    prefix = re.sub(r"\W+", "-", label.lower())
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
-    svg = re.sub(r"(<svg[^>]*?) width=\"[^\"]*\"", r"\1", svg, count=1)
-    svg = re.sub(r"(<svg[^>]*?) height=\"[^\"]*\"", rf'\1 role="img" aria-label="{label}"', svg, count=1)
-    svg = re.sub(r"'[^']*', [^;\"]*sans-serif", "inherit", svg)
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, f"var(--{variable})")
-    return svg

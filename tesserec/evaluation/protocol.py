@@ -79,7 +79,7 @@ def evaluate(
         For answers that are not lists of distinct items of the catalogue, or that hold items of the history although
         the protocol excludes them.
     """
-    held = _part(dataset, part)
+    held = held_out(dataset, part)
     ks = _cut_offs(ks, len(dataset.items))
     lists = _retrieve_all(retrieve, dataset, held, max(ks), batch_users, progress)
     chosen = slices(dataset, held, cells, rules)
@@ -126,7 +126,8 @@ def _per_user(
     return columns | beyond.vector_diversity(lists, vectors, ks)
 
 
-def _part(dataset: Dataset, part: str) -> Part:
+def held_out(dataset: Dataset, part: str) -> Part:
+    """The held-out part of that name, never empty."""
     if part not in ("test", "valid"):
         raise ConfigError(f"part = {part!r}; choose 'test' or 'valid'")
     held: Part = getattr(dataset, part)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tesserec import __version__
 from tesserec.errors import MissingExtra, UserError
+from tesserec.evaluation.grid import Cell, Grid
+from tesserec.evaluation.interest_report import Interests, Section, section
 from tesserec.evaluation.intervals import Estimate
-from tesserec.evaluation.result import Evaluation, order, parse
+from tesserec.evaluation.result import Evaluation, main_k, order, parse
 from tesserec.evaluation.significance import Comparison
 from tesserec.files import write_atomic
 
 if TYPE_CHECKING:
-    from tesserec.evaluation.figures import Plot
+    from tesserec.evaluation.drawing import Plot
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -36,21 +37,11 @@ MEANINGS = {
 _WORDS = {"True": "yes", "False": "no", "None": "none"}
 
 
-@dataclass(frozen=True)
-class Grid:
-    """A table of estimates: one row a name, one column a cut-off or a run; ``best`` marks the leaders."""
-
-    caption: str
-    corner: str
-    columns: list[str]
-    rows: list[tuple[str, str, list[Estimate | None]]]
-    best: set[tuple[int, int]]
-
-
 def write_report(
     path: Path,
     evaluations: Evaluation | Mapping[str, Evaluation],
     *,
+    interests: Interests | None = None,
     comparison: Comparison | None = None,
     training_log: Rows | Mapping[str, Rows] | None = None,
     facts: Mapping[str, Any] | None = None,
@@ -64,6 +55,8 @@ def write_report(
         The HTML file; replaced atomically.
     evaluations
         One evaluation, or several by the name of their run; all of the same dataset and part.
+    interests
+        Figures on interests by the name of their run (``"run"`` where there is one); runs without are left out.
     comparison
         Paired tests between the runs.
     training_log
@@ -86,7 +79,7 @@ def write_report(
     ks = [k for k in first.protocol["ks"] if all(k in run.protocol["ks"] for run in runs.values())]
     if not ks:
         raise UserError("the runs share no k; evaluate them with the same cut-offs")
-    k = 20 if 20 in ks else ks[len(ks) // 2]
+    k = main_k(ks)
     logs = training_log if isinstance(training_log, Mapping) else {"": training_log or []}
     page = _environment().get_template("report.html.j2").render(
         title=title,
@@ -100,6 +93,7 @@ def write_report(
         comparison=comparison,
         paired=_paired(comparison, k),
         results=_plots(runs, ks, k),
+        interests=_interests(interests or {}, runs, k),
         training=_training(logs),
         protocol=_flat(first.protocol),
         facts=_flat(facts or {}),
@@ -137,7 +131,7 @@ def _summary(runs: Mapping[str, Evaluation], k: int) -> Grid:
     """Runs as rows, headline metrics at one k as columns, the best of each column marked."""
     wanted = [f"{metric}@{k}" for metric in HEADLINE] + [f"recall@{k}/{part}" for part in ("short", "cold", "novel")]
     columns = [name for name in wanted if any(name in run.metrics for run in runs.values())]
-    rows: list[tuple[str, str, list[Estimate | None]]] = [
+    rows: list[tuple[str, str, list[Cell | None]]] = [
         (name, "", [run.metrics.get(column) for column in columns]) for name, run in runs.items()
     ]
     best = set()
@@ -156,11 +150,11 @@ def _details(name: str, run: Evaluation) -> Grid:
         metric, _, part = parse(key)
         label = metric if part == "all" else f"{metric} · {part}"
         names[label] = (metric, part)
-    rows = [
+    rows: list[tuple[str, str, list[Cell | None]]] = [
         (label, MEANINGS.get(metric.partition("[")[0], ""), [_find(run, metric, k, part) for k in ks])
         for label, (metric, part) in names.items()
     ]
-    return Grid(f"Every metric of {name}, with 95 % intervals", "metric", [f"k = {k}" for k in ks], rows, set())
+    return Grid(f"Every metric of {name}, with 95 % intervals", "metric", [f"k = {k}" for k in ks], rows)
 
 
 def _find(run: Evaluation, metric: str, k: int, part: str) -> Estimate | None:
@@ -189,6 +183,12 @@ def _plots(runs: Mapping[str, Evaluation], ks: Sequence[int], k: int) -> list[Pl
 def _training(logs: Mapping[str, Rows]) -> list[Plot]:
     plots: list[Plot] = _figures().training_curves(logs)
     return plots
+
+
+def _interests(interests: Interests, runs: Mapping[str, Evaluation], k: int) -> Section | None:
+    from tesserec.evaluation import interest_figures
+
+    return section(interests, runs, k, interest_figures)
 
 
 def _figures() -> Any:

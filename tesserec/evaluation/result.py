@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,11 @@ class Evaluation:
             )
         except (KeyError, TypeError) as error:
             raise ArtefactError(f"{directory / 'metrics.json'} lacks {error}; evaluate the run again") from None
+
+
+def main_k(ks: Sequence[int]) -> int:
+    """The cut-off that stands for all: 20 where it is among them, else the middle one."""
+    return 20 if 20 in ks else ks[len(ks) // 2]
 
 
 def parse(name: str) -> tuple[str, int, str]:

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from pydantic import BaseModel
 from typing_extensions import Self
 
@@ -60,6 +62,10 @@ class Retriever(ABC):
     @abstractmethod
     def load(cls, path: Path) -> Self:
         """Open what :meth:`save` wrote; refuses damaged or foreign files by name."""
+
+    def item_codes(self) -> tuple[NDArray[np.integer[Any]], int] | None:
+        """Codes of every item by level, ``(items, levels)``, and the codes of a level; None where items have none."""
+        return None
 
     def recommend(self, histories: Sequence[Sequence[Any]], k: int = 20, **policy: Any) -> pl.DataFrame:
         """Candidates for histories of the users' own item ids; see :meth:`Searcher.recommend`."""

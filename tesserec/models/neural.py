@@ -134,9 +134,9 @@ class Network(nn.Module):
         """Cell of every item, ``(items,)``."""
         return torch.zeros(self.items.table.num_embeddings, dtype=torch.int64)
 
-    def item_codes(self) -> Tensor:
-        """Codes of every item by level, ``(items, levels)``; by default its cell alone."""
-        return self.cells()[:, None]
+    def item_codes(self) -> tuple[Tensor, int] | None:
+        """Codes of every item by level, ``(items, levels)``, and the codes of a level; None where items have none."""
+        return None
 
     def end_epoch(self, epoch: int, seed: int) -> dict[str, Any]:
         """Upkeep between epochs and its figures for the log."""
@@ -255,9 +255,10 @@ class NeuralRetriever(Retriever):
         postings = VectorPostings.build(side.vectors.cpu().numpy(), cells, self.network.n_cells)
         return Searcher(self.catalogue, side, postings, self.policy())
 
-    def item_codes(self) -> NDArray[np.integer[Any]] | None:
-        """See :meth:`Retriever.item_codes`; every level, where the network quantises items."""
-        return None if self.searcher.cells is None else self.network.item_codes().cpu().numpy()
+    def item_codes(self) -> tuple[NDArray[np.integer[Any]], int] | None:
+        """See :meth:`Retriever.item_codes`."""
+        found = self.network.item_codes()
+        return None if found is None else (found[0].cpu().numpy(), found[1])
 
     def save(self, path: Path, *, overwrite: bool = False) -> None:
         """Publish weights, settings and catalogue; see :meth:`Retriever.save`."""

@@ -189,10 +189,13 @@ class SparcNetwork(Network):
     @torch.no_grad()
     def cells(self) -> Tensor:
         """Level-0 code of every item, ``(items,)``."""
-        if not self.quantiser.started:
-            return super().cells()
-        cells: Tensor = self.quantiser.assign(self.items.all())[:, 0]
-        return cells
+        found = self.item_codes()
+        return super().cells() if found is None else found[0][:, 0]
+
+    @torch.no_grad()
+    def item_codes(self) -> tuple[Tensor, int] | None:
+        """Codes of every item at every level; None until the codebook is started."""
+        return (self.quantiser.assign(self.items.all()), self.codes) if self.quantiser.started else None
 
     def complete(self, epoch: int) -> bool:
         """True from the first epoch that trained with the codebook."""
