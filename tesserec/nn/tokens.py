@@ -1,0 +1,185 @@
+"""Tokenizers: what a user is summed up in, K tokens after every event of a history; and how tuples of codes are named.
+
+A tokenizer reads item vectors and the causal states that an encoder made of them, both ``(batch, length, dim)``, and
+gives ``(batch, length, tokens, dim)``; what stands at a position depends on the events up to it alone.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tesserec.nn.encoders import Attention, EncoderConfig, causal_mask
+from tesserec.nn.estimators import nearest
+
+BLOCK = 1024
+"""Tuples whose nearest listed tuple is looked for at a time."""
+
+
+class TokensConfig(BaseModel):
+    """How a user becomes tokens.
+
+    Attributes
+    ----------
+    kind
+        ``dnn``: the mean of the history's items through an MLP; ``attention``: learned queries that each read the
+        encoder's states; ``sasrec``: linear maps of the encoder's state.
+    count
+        Tokens a user (K_u).
+    hidden, layers
+        Width and number of the hidden layers of ``dnn``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["dnn", "attention", "sasrec"] = "sasrec"
+    count: int = Field(4, ge=1)
+    hidden: int = Field(256, ge=1)
+    layers: int = Field(3, ge=1)
+
+
+class TokenMaps(nn.Module):
+    """One linear map a token; they start near the identity, so that fresh tokens are what they were made of."""
+
+    def __init__(self, width: int, dim: int, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.maps = nn.Linear(width, count * dim)
+        if width == dim:
+            with torch.no_grad():
+                self.maps.weight += torch.eye(dim).repeat(count, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., width)`` to tokens ``(..., count, dim)``."""
+        return self.maps(x).unflatten(-1, (self.count, -1))
+
+
+class PooledTokens(nn.Module):
+    """Mean of the items so far, an MLP, and a linear map a token: the "DNN" tokenizer of SparCode's code."""
+
+    def __init__(self, tokens: TokensConfig, encoder: EncoderConfig) -> None:
+        super().__init__()
+        widths = [encoder.dim, *[tokens.hidden] * tokens.layers]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(encoder.dropout)]
+        self.mlp = nn.Sequential(*layers)
+        self.maps = TokenMaps(tokens.hidden, encoder.dim, tokens.count)
+
+    def forward(self, items: Tensor, states: Tensor) -> Tensor:
+        """Tokens from item vectors alone; see the module."""
+        seen = torch.arange(1, items.shape[1] + 1, device=items.device, dtype=items.dtype)
+        pooled = items.cumsum(1) / seen[:, None] * items.shape[-1] ** 0.5
+        tokens: Tensor = self.maps(self.mlp(pooled))
+        return tokens
+
+
+class AttentionTokens(nn.Module):
+    """Each token asks the history its own question: attention by the state plus a learned query a token (ours)."""
+
+    def __init__(self, tokens: TokensConfig, encoder: EncoderConfig) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(tokens.count, encoder.dim))
+        self.attention = Attention(encoder.dim, encoder.heads)
+
+    def forward(self, items: Tensor, states: Tensor) -> Tensor:
+        """Tokens from causal states; see the module."""
+        asked = states[:, :, None] + self.queries
+        mask = causal_mask(states.shape[1], states.device).repeat_interleave(len(self.queries), 0)
+        read: Tensor = self.attention(asked.flatten(1, 2), states, mask)
+        return states[:, :, None] + read.view(asked.shape)
+
+
+class StateTokens(nn.Module):
+    """Linear maps of a sequential encoder's state: the GRU4Rec and SASRec tokenizers of SparCode's tables."""
+
+    def __init__(self, tokens: TokensConfig, encoder: EncoderConfig) -> None:
+        super().__init__()
+        self.maps = TokenMaps(encoder.dim, encoder.dim, tokens.count)
+
+    def forward(self, items: Tensor, states: Tensor) -> Tensor:
+        """Tokens from causal states; see the module."""
+        tokens: Tensor = self.maps(states)
+        return tokens
+
+
+TOKENIZERS = {"dnn": PooledTokens, "attention": AttentionTokens, "sasrec": StateTokens}
+
+
+def build_tokenizer(tokens: TokensConfig, encoder: EncoderConfig) -> nn.Module:
+    """The tokenizer that ``tokens.kind`` names."""
+    return TOKENIZERS[tokens.kind](tokens, encoder)
+
+
+def shared_codes(distances: Tensor) -> Tensor:
+    """How likely two tokens of a user take the same code, were they to choose softly; 0 for a single token.
+
+    Parameters
+    ----------
+    distances
+        Squared distances of tokens to codes, ``(users, tokens, codes)``.
+
+    Returns
+    -------
+    Tensor
+        Scalar, 0 to 1: the mean over users and pairs of tokens of the cosine between their softmaxes of minus the
+        distance, in units of the mean distance of a token to its nearest code.
+    """
+    count = distances.shape[1]
+    if count == 1:
+        return distances.sum() * 0
+    unit = distances.detach().amin(-1).mean().clamp_min(1e-6)
+    chosen = F.normalize(torch.softmax(-distances / unit, -1), dim=-1)
+    pairs = chosen.sum(1).square().sum(-1) - count
+    return pairs.mean() / (count * (count - 1))
+
+
+def distinct_tuples(numbers: Tensor) -> Tensor:
+    """How many different tuples each user has, ``(users,)``, from their numbers ``(users, tokens)``."""
+    ordered = numbers.sort(-1).values
+    return 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(-1)
+
+
+def tuple_numbers(codes: Tensor, size: int) -> Tensor:
+    """The number of each tuple of codes ``(..., parts)``, the first part counting most, below ``size ** parts``."""
+    numbers = codes[..., 0]
+    for part in range(1, codes.shape[-1]):
+        numbers = numbers * size + codes[..., part]
+    return numbers
+
+
+def tuple_words(numbers: Tensor, codebooks: Tensor) -> Tensor:
+    """The codewords of numbered tuples side by side, ``(numbers, parts * width)``, from ``(parts, codes, width)``."""
+    parts, size, _ = codebooks.shape
+    codes = [numbers // size ** (parts - 1 - part) % size for part in range(parts)]
+    return torch.cat([codebooks[part][code] for part, code in enumerate(codes)], -1)
+
+
+def nearest_listed(listed: Tensor, codebooks: Tensor) -> Tensor:
+    """For every tuple the place in ``listed`` of the nearest listed tuple: itself where it is listed.
+
+    Parameters
+    ----------
+    listed
+        Numbers of distinct tuples, rising, ``(listed,)``.
+    codebooks
+        ``(parts, codes, width)``.
+
+    Returns
+    -------
+    Tensor
+        int64 ``(codes ** parts,)``; nearest by squared distance of codewords.
+    """
+    parts, size, _ = codebooks.shape
+    every = torch.arange(size**parts, device=listed.device)
+    if len(listed) == len(every):
+        return every
+    words = tuple_words(listed, codebooks)
+    place = torch.cat([nearest(tuple_words(block, codebooks), words) for block in torch.split(every, BLOCK)])
+    place[listed] = torch.arange(len(listed), device=listed.device)
+    return place
