@@ -136,11 +136,11 @@ def _open_parts(folder: Path, facts: dict[str, Any], threads: int = 1) -> Search
     postings = open_postings(folder / "postings")
     vectors_of = postings.vectors_of if isinstance(postings, VectorPostings) else None
     side = open_user_side(folder, vectors_of, threads)
-    for name in ("codes", "dim"):
+    for name in ("codes", "dim", "size"):
         held, expected = getattr(side, name, None), getattr(postings, name, None)
         if None not in (held, expected) and held != expected:
             raise ArtefactError(
-                f"{folder / 'user_side.json'} says {held} {name}, the postings hold {expected}; "
+                f"{folder / 'user_side.json'} has {name} {held}, the postings have {expected}; "
                 "they come from different models, publish again"
             )
     try:

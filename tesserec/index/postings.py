@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from tesserec.errors import ArtefactError, DataError
+from tesserec.errors import ArtefactError, DataError, UserError
 from tesserec.files import read_json
 from tesserec.index.topk import ItemVectors, item_vectors
 
@@ -124,9 +124,9 @@ class VectorPostings:
         ArtefactError
             Names the file that is missing, unreadable or does not fit the others.
         """
-        vectors = _map(directory / "vectors.npy", "<f4", 2)
-        items = _map(directory / "items.npy", "<i4", 1)
-        offsets = _map(directory / "offsets.npy", "<i8", 1)
+        vectors = map_array(directory / "vectors.npy", "<f4", 2)
+        items = map_array(directory / "items.npy", "<i4", 1)
+        offsets = map_array(directory / "offsets.npy", "<i8", 1)
         _check_offsets(directory / "offsets.npy", offsets, len(items))
         _check_rows(directory / "vectors.npy", vectors, len(items))
         if not np.array_equal(np.sort(items), np.arange(len(items))):
@@ -211,9 +211,9 @@ class ScorePostings:
             Names the file that is missing, unreadable or does not fit the others.
         """
         facts = _facts(directory)
-        items = _map(directory / "items.npy", "<i4", 1)
-        scores = _map(directory / "scores.npy", "<f4", 1)
-        offsets = _map(directory / "offsets.npy", "<i8", 1)
+        items = map_array(directory / "items.npy", "<i4", 1)
+        scores = map_array(directory / "scores.npy", "<f4", 1)
+        offsets = map_array(directory / "offsets.npy", "<i8", 1)
         _check_offsets(directory / "offsets.npy", offsets, len(items))
         size = int(facts["size"])
         _check_rows(directory / "scores.npy", scores, len(items))
@@ -222,10 +222,33 @@ class ScorePostings:
         return cls(items, scores, offsets, size, bool(facts["keyed_by_item"]))
 
 
-Postings = VectorPostings | ScorePostings
+@dataclass(frozen=True)
+class EveryItem:
+    """In the place of postings where the user side scores every item itself; there is no index and no bundle of it.
+
+    Attributes
+    ----------
+    size
+        Number of items of the catalogue.
+    """
+
+    size: int
+
+    def save(self, directory: Path) -> None:
+        """Refuse.
+
+        Raises
+        ------
+        UserError
+            Always.
+        """
+        raise UserError("an all-to-all model has no index to publish; it is a bound for comparison, train sparcode")
 
 
-def open_postings(directory: Path) -> Postings:
+Postings = VectorPostings | ScorePostings | EveryItem
+
+
+def open_postings(directory: Path) -> VectorPostings | ScorePostings:
     """Map postings of either kind."""
     kind = _facts(directory)["kind"]
     if kind not in ("vectors", "scores"):
@@ -246,7 +269,8 @@ def _save(directory: Path, kind: str, facts: dict[str, Any] | None = None, **arr
         np.save(directory / f"{name}.npy", np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")))
 
 
-def _map(path: Path, dtype: str, dims: int) -> NDArray[Any]:
+def map_array(path: Path, dtype: str, dims: int) -> NDArray[Any]:
+    """Map an array from a ``.npy`` file of a bundle; refuses one that is missing, damaged or of another type."""
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:

@@ -4,7 +4,7 @@ Vector postings: each chosen interest ranks the items of the visited cells; its 
 list. With every cell visited the answer is that of the exact scorer, bit for bit. An item counts as *explored* only
 if an interest outside the history brought it and its own cell holds no item of the history either. Postings of one
 cell go with any number of codes: these are *slots*, free vectors of a user that own no items, and all search the cell.
-Score postings: the lists of the user's codes are added up.
+Score postings: the lists of the user's codes are added up. Without postings the user side scores every item.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError
 from tesserec.index.contract import Candidates, Floats, Policy, UserSide
+from tesserec.index.dense import best_of_all
 from tesserec.index.interests import Choice, choose, choose_from_history
 from tesserec.index.lists import sum_lists
 from tesserec.index.merge import log_chances, merge_interests, no_candidates
-from tesserec.index.postings import Postings, ScorePostings, VectorPostings
+from tesserec.index.postings import EveryItem, Postings, ScorePostings, VectorPostings
 from tesserec.index.topk import TopK, cells_topk, exact_topk
-from tesserec.index.user_side import ScoreSide
+from tesserec.index.user_side import DenseSide, ScoreSide
 from tesserec.index.within import BLOCK, Users, Visits, search_within
 
 _BATCH = 512
@@ -31,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 
 def retrieve(
-    side: UserSide | ScoreSide,
+    side: UserSide | ScoreSide | DenseSide,
     postings: Postings,
     histories: Histories,
     k: int,
@@ -66,6 +67,7 @@ def retrieve(
     ConfigError
         If k is below one, or the policy asks for what a model without interests does not have.
     """
+    check_fit(side, postings)
     _check(postings, histories, k, policy)
     if visits is not None and policy.reach != "cell":
         raise ConfigError(f"visits are counted with reach = 'cell' only; it is {policy.reach!r}")
@@ -101,6 +103,16 @@ def has_interests(postings: Postings) -> bool:
     return isinstance(postings, VectorPostings) and postings.cells > 1
 
 
+def check_fit(side: UserSide | ScoreSide | DenseSide, postings: Postings) -> None:
+    """Refuse a user side of one kind with postings of another."""
+    kinds = {ScoreSide: ScorePostings, DenseSide: EveryItem}
+    wanted = next((kind for protocol, kind in kinds.items() if isinstance(side, protocol)), VectorPostings)
+    if not isinstance(postings, wanted):
+        raise ConfigError(
+            f"{type(side).__name__} goes with {wanted.__name__}, not with {type(postings).__name__}; they do not fit"
+        )
+
+
 def _check(postings: Postings, histories: Histories, k: int, policy: Policy) -> None:
     if k < 1:
         raise ConfigError(f"k = {k}; ask for at least one candidate")
@@ -114,7 +126,7 @@ def _check(postings: Postings, histories: Histories, k: int, policy: Policy) -> 
             "select = 'history', but this model has no interests that users share, so a history has no frequent ones; "
             "leave select at 'posterior'"
         )
-    if policy.reach == "cell" and isinstance(postings, ScorePostings):
+    if policy.reach == "cell" and not isinstance(postings, VectorPostings):
         raise ConfigError("reach = 'cell', but the items of this model lie in no cells; leave reach at 'catalogue'")
     if len(empty := np.flatnonzero(histories.lengths < 1)):
         raise DataError(f"history {empty[0]} is empty; give at least one item of the catalogue")
@@ -134,6 +146,8 @@ def _batch_users(postings: Postings, request: _Request) -> int:
         raise ConfigError(f"budget_mb = {request.budget_mb}; the search needs at least 1 MiB of working memory")
     if isinstance(postings, ScorePostings):
         return _BATCH
+    if isinstance(postings, EveryItem):
+        return int(np.clip((request.budget_mb << 20) // (8 * postings.size), 1, _BATCH))
     policy = request.policy
     columns = policy.interests * (2 if policy.explore else 1)
     if policy.reach == "catalogue":
@@ -146,14 +160,15 @@ def _batch_users(postings: Postings, request: _Request) -> int:
 
 
 def _retrieve_batch(
-    side: UserSide | ScoreSide, postings: Postings, histories: Histories, request: _Request
+    side: UserSide | ScoreSide | DenseSide, postings: Postings, histories: Histories, request: _Request
 ) -> tuple[Candidates, Visits | None]:
-    if isinstance(postings, ScorePostings):
-        if not isinstance(side, ScoreSide):
-            raise ConfigError(f"{type(side).__name__} reads vectors, but the postings hold scores; they do not fit")
-        return sum_lists(side, postings, histories, request.k, request.exclude_seen), None
     if isinstance(side, ScoreSide):
-        raise ConfigError(f"{type(side).__name__} weighs codes, but the postings hold vectors; they do not fit")
+        assert isinstance(postings, ScorePostings)
+        return sum_lists(side, postings, histories, request.k, request.exclude_seen), None
+    if isinstance(side, DenseSide):
+        assert isinstance(postings, EveryItem)
+        return best_of_all(side, postings, histories, request.k, request.exclude_seen), None
+    assert isinstance(postings, VectorPostings)
     return _search_cells(side, postings, histories, request)
 
 

@@ -21,9 +21,9 @@ from tesserec.index.contract import Candidates, Floats, Merge, Policy, UserSide
 from tesserec.index.diversify import diverse, item_categories
 from tesserec.index.names import name_interests
 from tesserec.index.postings import Postings, ScorePostings, VectorPostings
-from tesserec.index.search import Progress, has_interests, known_cells, retrieve
+from tesserec.index.search import Progress, check_fit, has_interests, known_cells, retrieve
 from tesserec.index.topk import ItemVectors, exact_topk, item_vectors
-from tesserec.index.user_side import ScoreSide
+from tesserec.index.user_side import DenseSide, ScoreSide
 from tesserec.index.within import Visits
 
 
@@ -35,9 +35,10 @@ class Searcher:
     catalogue
         Items by index.
     side
-        Turns histories into interests and vectors, or into weighted codes.
+        Turns histories into interests and vectors, into weighted codes, or into scores of every item.
     postings
-        Where the items lie; vector postings go with a ``UserSide``, score postings with a ``ScoreSide``.
+        Where the items lie; vector postings go with a ``UserSide``, score postings with a ``ScoreSide``, and
+        ``EveryItem`` with a ``DenseSide``.
     policy
         What holds unless a call says otherwise.
     names
@@ -55,7 +56,7 @@ class Searcher:
     def __init__(
         self,
         catalogue: Catalogue,
-        side: UserSide | ScoreSide,
+        side: UserSide | ScoreSide | DenseSide,
         postings: Postings,
         policy: Policy,
         names: pl.DataFrame | None = None,
@@ -63,8 +64,7 @@ class Searcher:
     ) -> None:
         if postings.size != len(catalogue):
             raise ConfigError(f"the postings hold {postings.size} items, the catalogue {len(catalogue)}")
-        if isinstance(side, ScoreSide) != isinstance(postings, ScorePostings):
-            raise ConfigError(f"{type(side).__name__} does not go with {type(postings).__name__}")
+        check_fit(side, postings)
         self.catalogue, self.side, self.postings, self.policy = catalogue, side, postings, policy
         self.facts = dict(facts or {})
         self._given_names = names
@@ -222,7 +222,7 @@ class Searcher:
         ConfigError
             If the model has no interests, or k is below one.
         """
-        if not isinstance(self.postings, VectorPostings) or isinstance(self.side, ScoreSide) or not self.has_interests:
+        if not self.has_interests:
             raise ConfigError(
                 "this model has no interests that users share (free vectors are slots without a probability of their "
                 "own); models with a codebook have them (sparc)"
@@ -230,6 +230,8 @@ class Searcher:
         if k < 1:
             raise ConfigError(f"k = {k}; ask for at least one interest")
         assert self.names is not None
+        assert isinstance(self.postings, VectorPostings)
+        assert not isinstance(self.side, ScoreSide | DenseSide)
         encoded, _ = self.encode(histories)
         posterior = self.side.encode(encoded).posterior
         known = known_cells(self.postings, encoded)
@@ -284,7 +286,7 @@ class Searcher:
             itself = Histories.from_offsets(indices, np.arange(len(indices) + 1))
             directions = self._directions
             return exact_topk(directions.vectors[directions.place[indices]], directions, k, exclude=itself)
-        if not self.postings.keyed_by_item:
+        if not isinstance(self.postings, ScorePostings) or not self.postings.keyed_by_item:
             raise UserError("this model does not compare items; item-kNN and models with vectors do")
         found = np.full((len(indices), k), -1, np.int32)
         scores = np.full((len(indices), k), -np.inf, np.float32)

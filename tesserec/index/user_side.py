@@ -1,7 +1,8 @@
-"""User sides that need no torch: popularity, history as codes, and an exported network.
+"""User sides that need no torch: popularity, history as codes, and exported networks.
 
-Two protocols meet the search. :class:`~tesserec.index.contract.UserSide` reads vectors and goes with
-``VectorPostings``; :class:`ScoreSide` weighs codes and goes with ``ScorePostings``.
+Three protocols meet the search. :class:`~tesserec.index.contract.UserSide` reads vectors and goes with
+``VectorPostings``; :class:`ScoreSide` weighs codes and goes with ``ScorePostings``; :class:`DenseSide` scores every
+item and goes with ``EveryItem``.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tesserec.data.histories import Histories
-from tesserec.errors import ArtefactError, ConfigError
+from tesserec.errors import ArtefactError, ConfigError, DataError
 from tesserec.files import read_json, write_json
 from tesserec.index.contract import Codes, Encoded, Floats, UserSide
+from tesserec.index.postings import map_array
 
 FILE = "user_side.json"
 
@@ -27,7 +29,19 @@ class ScoreSide(Protocol):
     """Histories in, weighted codes out."""
 
     def weigh(self, histories: Histories) -> tuple[Codes, Floats]:
-        """Codes ``(users, m)``, padded with -1, and their weights ``(users, m)``; none of the histories is empty."""
+        """Codes ``(users, m)``, padded with -1, and their weights ``(users, m)``; none of the histories is empty.
+
+        A code that a row repeats counts each time.
+        """
+        ...
+
+
+@runtime_checkable
+class DenseSide(Protocol):
+    """Histories in, a score of every item out: what an index is measured against."""
+
+    def score(self, histories: Histories) -> Floats:
+        """Finite scores float32 ``(users, items)``; none of the histories is empty."""
         ...
 
 
@@ -105,11 +119,7 @@ class OnnxSide:
     """
 
     def __init__(self, directory: Path, vectors_of: Callable[[NDArray[np.int64]], Floats], threads: int = 1) -> None:
-        facts = read_json(directory / FILE)
-        numbers = [facts.get(name) for name in ("max_length", "codes", "dim")]
-        if not all(isinstance(number, int) and number > 0 for number in numbers):
-            raise ArtefactError(f"{directory / FILE} has max_length, codes, dim = {numbers}; expected whole numbers")
-        self.max_length, self.codes, self.dim = numbers
+        self.max_length, self.codes, self.dim = _numbers(directory)
         self._vectors_of = vectors_of
         self._encoder = _session(directory / "encoder.onnx", threads)
         self._reader = _session(directory / "reader.onnx", threads)
@@ -131,10 +141,7 @@ class OnnxSide:
 
     def encode(self, histories: Histories) -> Encoded:
         """Encode a batch; longer histories keep their newest ``max_length`` items."""
-        newest = histories.last(self.max_length)
-        items = newest.padded(-1)
-        vectors = np.where(items[..., None] >= 0, self._vectors_of(np.maximum(items, 0)), np.float32(0.0))
-        given = {"vectors": vectors, "lengths": newest.lengths.astype(np.int64)}
+        given = _inputs(histories.last(self.max_length), self._vectors_of)
         answers = self._encoder.run(self._encoder_outputs, {name: given[name] for name in self._encoder_inputs})
         state = given | dict(zip(self._encoder_outputs, answers, strict=True))
         return Encoded(np.asarray(state["posterior"], np.float32), state)
@@ -144,6 +151,74 @@ class OnnxSide:
         given = encoded.state | {"interests": np.maximum(interests, 0).astype(np.int64)}
         (vectors,) = self._reader.run(["vectors"], {name: given[name] for name in self._reader_inputs})
         return np.where(interests[..., None] >= 0, vectors, np.float32(0.0)).astype(np.float32)
+
+
+class OnnxScoreSide:
+    """A network that weighs codes, exported as one ONNX graph and run on the CPU; implements :class:`ScoreSide`.
+
+    ``tokens.onnx`` turns ``vectors`` (float32 ``(batch, length, dim)``, the vectors of the history, right-padded with
+    zeros) and ``lengths`` (int64 ``(batch,)``) into ``codes`` (int64 ``(batch, m)``, -1 for none; a repeated code
+    counts each time) and ``weights`` (float32 ``(batch, m)``). As score postings hold no vectors, ``history.npy`` has
+    those of all items, float32 ``(items, dim)``. ``user_side.json`` holds ``max_length``, ``codes`` and ``dim``.
+
+    Parameters
+    ----------
+    directory
+        Where the three files are.
+    threads
+        Threads of one call.
+
+    Raises
+    ------
+    ArtefactError
+        If a file cannot be read or does not have the inputs, outputs and shapes above.
+    """
+
+    def __init__(self, directory: Path, threads: int = 1) -> None:
+        self.max_length, self.codes, self.dim = _numbers(directory)
+        self._vectors = map_array(directory / "history.npy", "<f4", 2)
+        if self._vectors.shape[1] != self.dim:
+            raise ArtefactError(
+                f"{directory / 'history.npy'} has width {self._vectors.shape[1]}, {FILE} says {self.dim}; publish again"
+            )
+        self._graph = _session(directory / "tokens.onnx", threads)
+        self._inputs = [value.name for value in self._graph.get_inputs()]
+        outputs = {value.name for value in self._graph.get_outputs()}
+        if not {*self._inputs} <= {"vectors", "lengths"} or not {"codes", "weights"} <= outputs:
+            raise ArtefactError(
+                f"{directory / 'tokens.onnx'} maps {self._inputs} to {sorted(outputs)}; "
+                "expected vectors and lengths to codes and weights"
+            )
+
+    @property
+    def size(self) -> int:
+        """Number of items whose vectors are held."""
+        return len(self._vectors)
+
+    def weigh(self, histories: Histories) -> tuple[Codes, Floats]:
+        """Codes and weights ``(users, m)``; longer histories keep their newest ``max_length`` items."""
+        given = _inputs(histories.last(self.max_length), self._vectors.__getitem__)
+        codes, weights = self._graph.run(["codes", "weights"], {name: given[name] for name in self._inputs})
+        if not np.isfinite(weights).all():
+            raise DataError("the weights of codes hold NaN or infinity; the model has diverged, train it again")
+        return codes.astype(np.int32), weights.astype(np.float32)
+
+
+def _numbers(directory: Path) -> tuple[int, int, int]:
+    """``max_length``, ``codes`` and ``dim`` of an exported network."""
+    facts = read_json(directory / FILE)
+    numbers = [facts.get(name) for name in ("max_length", "codes", "dim")]
+    if not all(isinstance(number, int) and number > 0 for number in numbers):
+        raise ArtefactError(f"{directory / FILE} has max_length, codes, dim = {numbers}; expected whole numbers")
+    max_length, codes, dim = numbers
+    return max_length, codes, dim
+
+
+def _inputs(newest: Histories, vectors_of: Callable[[NDArray[np.int64]], Floats]) -> dict[str, NDArray[Any]]:
+    """What exported graphs take of histories."""
+    items = newest.padded(-1)
+    vectors = np.where(items[..., None] >= 0, vectors_of(np.maximum(items, 0)), np.float32(0.0))
+    return {"vectors": vectors, "lengths": newest.lengths.astype(np.int64)}
 
 
 def _session(path: Path, threads: int) -> Any:
@@ -185,8 +260,11 @@ def open_user_side(
             return HistorySide(facts["n"], facts["decay"])
     except (KeyError, TypeError, ConfigError) as error:
         raise ArtefactError(f"{directory / FILE} does not describe a user side ({error}); publish again") from None
+    if kind == "onnx-codes":
+        return OnnxScoreSide(directory, threads)
     if kind != "onnx":
-        raise ArtefactError(f"{directory / FILE} has kind {kind!r}; expected 'constant', 'history' or 'onnx'")
+        expected = "'constant', 'history', 'onnx-codes' or 'onnx'"
+        raise ArtefactError(f"{directory / FILE} has kind {kind!r}; expected {expected}")
     if vectors_of is None:
         raise ArtefactError(f"{directory / FILE} describes a network, but the postings hold no vectors; publish again")
     return OnnxSide(directory, vectors_of, threads)

@@ -116,7 +116,7 @@ def test_a_root_without_a_generation_is_refused(root):
 
 
 def test_parts_of_different_models_are_never_published(root):
-    with pytest.raises(ArtefactError, match=r"user_side\.json says 7 codes, the postings hold 6"):
+    with pytest.raises(ArtefactError, match=r"user_side\.json has codes 7, the postings have 6"):
         publish_network(root, side_codes=7)
     with pytest.raises(ArtefactError, match="network, but the postings hold no vectors"):
         publish(root, popularity(), lambda folder: (folder / "user_side.json").write_text('{"kind": "onnx"}'), FACTS)

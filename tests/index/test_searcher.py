@@ -157,7 +157,7 @@ def test_parts_that_do_not_fit_are_refused():
     side, postings = world()
     with pytest.raises(ConfigError, match="60 items, the catalogue 59"):
         Searcher(catalogue(59), side, postings, Policy())
-    with pytest.raises(ConfigError, match="ConstantSide does not go with VectorPostings"):
+    with pytest.raises(ConfigError, match="ConstantSide goes with ScorePostings, not with VectorPostings"):
         Searcher(catalogue(60), ConstantSide(), postings, Policy())
 
 
