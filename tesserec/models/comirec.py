@@ -22,9 +22,12 @@ class ComiRecSAConfig(MultiInterestConfig):
         Vectors a user (K).
     hidden
         Width of the attention's hidden layer as a multiple of ``encoder.dim``.
+    recency
+        Each interest also weighs events by their age, counted back from the newest (ours).
     """
 
     hidden: int = Field(4, ge=1)
+    recency: bool = False
 
 
 class ComiRecSANetwork(MultiInterestNetwork):
@@ -32,8 +35,8 @@ class ComiRecSANetwork(MultiInterestNetwork):
 
     def __init__(self, items: int, config: ComiRecSAConfig, features: ItemFeatures | None) -> None:
         super().__init__(items, config, features)
-        dim = config.encoder.dim
-        self.attention = SelfAttention(dim, config.hidden * dim, config.interests)
+        dim, ages = config.encoder.dim, config.encoder.max_length if config.recency else 0
+        self.attention = SelfAttention(dim, config.hidden * dim, config.interests, ages)
 
     def extract(self, states: Tensor, prefixes: Tensor) -> Tensor:
         """Sums of states by attention; see :class:`MultiInterestNetwork`."""
@@ -83,6 +86,8 @@ class ComiRecDRConfig(MultiInterestConfig):
 class ComiRecDRNetwork(MultiInterestNetwork):
     """Encoder, then dynamic routing of its states into capsules."""
 
+    logits: Tensor
+
     def __init__(self, items: int, config: ComiRecDRConfig, features: ItemFeatures | None) -> None:
         super().__init__(items, config, features)
         dim, places = config.encoder.dim, config.encoder.max_length if config.maps == "position" else 1
@@ -95,7 +100,7 @@ class ComiRecDRNetwork(MultiInterestNetwork):
             votes = (states.transpose(0, 1) @ self.maps[: states.shape[1]]).transpose(0, 1)
         else:
             votes = states @ self.maps[0]
-        votes = votes.unflatten(-1, (self.codes, -1)).transpose(1, 2)
+        votes = votes.view(*states.shape[:2], self.codes, -1).transpose(1, 2)
         return route(votes, prefixes, self.logits, self.config.iterations)
 
 

@@ -9,12 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tesserec.data.features import ItemFeatures
-from tesserec.models.multi_interest import (
-    MultiInterestConfig,
-    MultiInterestNetwork,
-    MultiInterestRetriever,
-    TensorBatch,
-)
+from tesserec.models.multi_interest import MultiInterestConfig, MultiInterestNetwork, MultiInterestRetriever
+from tesserec.models.neural import TensorBatch
 from tesserec.nn.routing import route
 
 

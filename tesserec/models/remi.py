@@ -6,7 +6,8 @@ from pydantic import Field
 from torch import Tensor
 
 from tesserec.models.comirec import ComiRecSAConfig, ComiRecSANetwork
-from tesserec.models.multi_interest import MultiInterestRetriever, TensorBatch, nearest_interest
+from tesserec.models.multi_interest import MultiInterestRetriever, nearest_interest
+from tesserec.models.neural import TensorBatch
 from tesserec.nn.routing import attention_spread
 
 

@@ -12,6 +12,7 @@ from tests.models.worlds import SMALL, dataset, fitted
 
 SETTINGS = [
     ("comirec-sa", {}),
+    ("comirec-sa", {"recency": True}),
     ("comirec-dr", {}),
     ("comirec-dr", {"maps": "interest"}),
     ("mind", {}),
