@@ -67,7 +67,8 @@ class MrifNetwork(MultiInterestNetwork):
         """The interest at every resolution, or their fusion; see :class:`MultiInterestNetwork`."""
         last = newest(states, prefixes)
         if self.config.aggregator == "max":
-            interests = torch.stack([newest(window_max(states, size), prefixes) for size in self.config.sizes], 2)
+            maxima = window_maxima(states, self.config.sizes)
+            interests = torch.stack([newest(values, prefixes) for values in maxima], 2)
         else:
             interests = self._average(states, last, windows(prefixes, self.config.sizes))
         if self.config.fusion == "slots":
@@ -100,10 +101,19 @@ def newest(values: Tensor, prefixes: Tensor) -> Tensor:
     return values.gather(1, last[..., None].expand(-1, -1, values.shape[-1]))
 
 
-def window_max(values: Tensor, size: int) -> Tensor:
-    """Largest value in each dimension among the newest ``size`` events at every position, ``(batch, length, dim)``."""
-    padded = F.pad(values.transpose(1, 2), (size - 1, 0), value=-torch.inf)
-    return F.max_pool1d(padded, size, stride=1).transpose(1, 2)
+def window_maxima(values: Tensor, sizes: tuple[int, ...]) -> list[Tensor]:
+    """Largest value in each dimension among the newest events at every position; one ``(batch, length, dim)`` a size.
+
+    Sizes rise from 1. A window is the union of two smaller ones, the older shifted into its place.
+    """
+    found, width = [], 1
+    for size in sizes:
+        while width < size:
+            step = min(width, size - width)
+            older = F.pad(values, (0, 0, step, 0), value=-torch.inf)[:, : values.shape[1]]
+            values, width = torch.maximum(values, older), width + step
+        found.append(values)
+    return found
 
 
 class Mrif(MultiInterestRetriever):

@@ -5,7 +5,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tesserec.models.mrif import MrifConfig, MrifNetwork, newest, window_max, windows
+from tesserec.data.histories import Histories
+from tesserec.index.user_side import OnnxSide
+from tesserec.models.export import export_network
+from tesserec.models.mrif import MrifConfig, MrifNetwork, newest, window_maxima, windows
+from tesserec.models.neural import TorchSide
 from tests.models.worlds import SMALL, dataset, fitted
 
 SETTINGS = [
@@ -78,12 +82,23 @@ def test_fusion_lies_among_the_resolutions_and_is_one_vector():
     assert (one >= resolutions.amin(2, keepdim=True) - 1e-5).all()
 
 
+@pytest.mark.parametrize("settings", [SETTINGS[3], SETTINGS[4]])
+def test_every_way_to_aggregate_is_exported(settings, tmp_path):
+    model = TorchSide(network(**settings))
+    export_network(model.network, tmp_path)
+    exported = OnnxSide(tmp_path, lambda items: model.vectors.numpy()[items])
+    histories = Histories.from_lists([[1], [2, 3, 4], [5] * 7])
+    slots = np.arange(model.network.codes, dtype=np.int32)[None].repeat(3, 0)
+    ours, theirs = (side.read(side.encode(histories), slots) for side in (model, exported))
+    assert np.allclose(ours, theirs, atol=1e-4)
+
+
 def test_windows_hold_the_newest_and_no_padding():
     prefixes = torch.tensor([[[True, True, True, False]]])
     assert windows(prefixes, (1, 2, 8)).int().tolist() == [[[[0, 0, 1, 0], [0, 1, 1, 0], [1, 1, 1, 0]]]]
     values = torch.tensor([[[3.0], [1.0], [2.0], [9.0]]])
     assert newest(values, prefixes).item() == 2.0
-    assert window_max(values, 2).flatten().tolist() == [3.0, 3.0, 2.0, 9.0]
+    assert [found.flatten().tolist() for found in window_maxima(values, (1, 3))] == [[3, 1, 2, 9], [3, 3, 3, 9]]
 
 
 def test_windows_that_would_be_equal_are_refused():
