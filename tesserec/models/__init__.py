@@ -27,6 +27,7 @@ MODELS = {
     "gemirec": ("tesserec.models.gemirec", "GemiRec"),
     "mrif": ("tesserec.models.mrif", "Mrif"),
     "dmi": ("tesserec.models.dmi", "Dmi"),
+    "tessera": ("tesserec.models.tessera", "Tessera"),
 }
 
 

@@ -51,6 +51,7 @@ OWN: dict[str, dict[str, object]] = {
     "gemirec": GEMIREC,
     "mrif": SMALL | {"temperature": 0.2},
     "dmi": SMALL | {"temperature": 0.2},
+    "tessera": SMALL | {"codes": 8, "warmup_epochs": 4, "spread": 0.3},
 }
 """Settings that fit a trained model to the small world in seconds, by its name."""
 

@@ -1,0 +1,160 @@
+"""The factorised softmax: a probability for every cell of the catalogue, and an exact softmax inside the target's cell.
+
+With every item in one cell, ``p(item | user) = p(cell | user) * p(item | cell, user)``. Both factors together cost as
+many dot products as there are cells and items in one cell, whatever the catalogue. Ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tesserec.nn.losses import CHUNK_LOGITS, TINY
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where items lie once they are sorted by cell.
+
+    Attributes
+    ----------
+    cells
+        Cell of every item, ``(items,)``.
+    order
+        Items by cell, by rising item inside a cell, ``(items,)``.
+    place
+        Place of each item in ``order``, ``(items,)``.
+    offsets
+        Cell c is ``order[offsets[c]:offsets[c + 1]]``, ``(cells + 1,)``.
+    """
+
+    cells: Tensor
+    order: Tensor
+    place: Tensor
+    offsets: Tensor
+
+    @classmethod
+    def of(cls, cells: Tensor, n_cells: int) -> Layout:
+        """Sort items by their cells ``(items,)``."""
+        order = torch.argsort(cells, stable=True)
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order), device=order.device)
+        sizes = torch.bincount(cells, minlength=n_cells)
+        return cls(cells, order, place, torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]))
+
+    @property
+    def sizes(self) -> Tensor:
+        """Items in each cell, ``(cells,)``."""
+        return self.offsets.diff()
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What a user needs to know of cells to give each a probability.
+
+    Attributes
+    ----------
+    log_sizes
+        Logarithm of the number of items, -inf for an empty cell, ``(cells,)``.
+    means, variances
+        Of the item vectors of a cell, by coordinate, ``(cells, dim)``; zero for an empty cell.
+    """
+
+    log_sizes: Tensor
+    means: Tensor
+    variances: Tensor
+
+    @classmethod
+    def of(cls, items: Tensor, layout: Layout) -> Moments:
+        """Moments of item vectors ``(items, dim)`` by cell, differentiable in the vectors."""
+        sizes = layout.sizes.to(items.dtype)
+        share = 1 / sizes.clamp(min=1)[:, None]
+        zeros = items.new_zeros(len(sizes), items.shape[1])
+        means = zeros.index_add(0, layout.cells, items) * share
+        squares = zeros.index_add(0, layout.cells, items * items) * share
+        return cls(sizes.log(), means, (squares - means * means).clamp_min(0))
+
+    def logits(self, users: Tensor) -> Tensor:
+        """Log-mass of every cell to second order, ``log sum_{i in c} exp(u . z_i)``, of users ``(rows, dim)``."""
+        return self.log_sizes + users @ self.means.T + 0.5 * (users * users) @ self.variances.T
+
+    def spread(self) -> Tensor:
+        """Mean squared distance of items from the mean of their cell, a scalar."""
+        sizes = self.log_sizes.exp()
+        return (sizes @ self.variances.sum(-1)) / sizes.sum()
+
+
+class LowRankReader(nn.Module):
+    """What an interest changes about a user vector: ``u + out(into(u) * gate(mean of the cell))``; ours.
+
+    It starts at zero, and a request may read a hundred interests at the cost of a few numbers each.
+    """
+
+    def __init__(self, dim: int, rank: int, dropout: float) -> None:
+        super().__init__()
+        self.into, self.gate = nn.Linear(dim, rank, bias=False), nn.Linear(dim, rank, bias=False)
+        self.out, self.dropout = nn.Linear(rank, dim, bias=False), nn.Dropout(dropout)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, users: Tensor, means: Tensor) -> Tensor:
+        """User vectors ``(..., dim)`` that broadcast to cell means ``(..., dim)``."""
+        out: Tensor = users + self.out(self.dropout(self.into(users) * self.gate(means)))
+        return out
+
+
+class _CellSoftmax(torch.autograd.Function):
+    """Cross-entropy inside each row's own cell; loss and gradients in one pass over the distinct cells."""
+
+    @staticmethod
+    def forward(ctx: Any, users: Tensor, items: Tensor, targets: Tensor, layout: Layout) -> Tensor:
+        order = torch.argsort(layout.cells[targets])
+        exact = torch.promote_types(users.dtype, torch.float32)
+        d_users, d_items = torch.empty_like(users), torch.zeros_like(items, dtype=exact)
+        total = users.new_zeros((), dtype=exact)
+        cells, counts = torch.unique_consecutive(layout.cells[targets[order]], return_counts=True)
+        begins, ends = layout.offsets[cells].tolist(), layout.offsets[cells + 1].tolist()
+        for begin, end, members in zip(begins, ends, order.split(counts.tolist()), strict=True):
+            inside = layout.order[begin:end]
+            vectors = items[inside]
+            slopes = torch.zeros_like(vectors, dtype=exact)
+            for rows in members.split(max(1, CHUNK_LOGITS // len(inside))):
+                of_users, wanted = users[rows], (layout.place[targets[rows]] - begin)[:, None]
+                share = torch.softmax(of_users @ vectors.T, -1, dtype=exact)
+                total -= share.gather(1, wanted).clamp_min(TINY).log().sum()
+                slope = share.scatter_add_(1, wanted, share.new_full(wanted.shape, -1.0)).to(of_users.dtype)
+                d_users[rows] = slope @ vectors
+                slopes += slope.T @ of_users
+            d_items[inside] = slopes
+        d_users /= len(users)
+        d_items /= len(users)
+        ctx.save_for_backward(d_users, d_items.to(items.dtype))
+        return total / len(users)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        d_users, d_items = ctx.saved_tensors
+        return d_users * grads[0], d_items * grads[0], None, None
+
+
+def cell_softmax(users: Tensor, items: Tensor, targets: Tensor, layout: Layout) -> Tensor:
+    """Mean of ``-log p(target | cell of the target, user)``, an exact softmax over the items of that cell.
+
+    Parameters
+    ----------
+    users
+        ``(rows, dim)``, scaled so that dot products are logits.
+    items
+        Every item's vector, ``(items, dim)``.
+    targets
+        Item index of each row, ``(rows,)``.
+    layout
+        The cells.
+    """
+    if torch.is_autocast_enabled(users.device.type):
+        dtype = torch.get_autocast_dtype(users.device.type)
+        users, items = users.to(dtype), items.to(dtype)
+    with torch.autocast(users.device.type, enabled=False):
+        return _CellSoftmax.apply(users, items, targets, layout)  # type: ignore[no-any-return,no-untyped-call]

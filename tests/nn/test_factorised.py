@@ -1,0 +1,89 @@
+"""The factorised softmax against brute force."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tesserec.nn import factorised
+from tesserec.nn.factorised import Layout, Moments, cell_softmax
+
+
+@pytest.fixture
+def vectors():
+    torch.manual_seed(0)
+    return tuple(torch.randn(n, 6, dtype=torch.float64, requires_grad=True) for n in (37, 50))
+
+
+def brute_force(users, items, targets, cells):
+    inside = cells[targets][:, None] == cells
+    return F.cross_entropy((users @ items.T).masked_fill(~inside, -torch.inf), targets)
+
+
+def scattered():
+    cells = torch.randint(7, (50,), generator=torch.Generator().manual_seed(1))
+    return cells, 9  # cells 7 and 8 stay empty
+
+
+def one_cell():
+    return torch.full((50,), 3), 5
+
+
+def an_item_each():
+    return torch.randperm(50, generator=torch.Generator().manual_seed(1)), 50
+
+
+@pytest.mark.parametrize("world", [scattered, one_cell, an_item_each])
+@pytest.mark.parametrize("chunk", [1, 40, 10**6])
+def test_the_loss_inside_cells_equals_brute_force_in_value_and_every_gradient(vectors, world, chunk, monkeypatch):
+    monkeypatch.setattr(factorised, "CHUNK_LOGITS", chunk)
+    cells, n_cells = world()
+    targets = torch.randint(50, (37,), generator=torch.Generator().manual_seed(2))
+    plain = brute_force(*vectors, targets, cells)
+    ours = cell_softmax(*vectors, targets, Layout.of(cells, n_cells))
+    assert torch.allclose(plain, ours, atol=1e-9)
+    expected, found = (torch.autograd.grad(3 * loss, vectors) for loss in (plain, ours))
+    for a, b in zip(expected, found, strict=True):
+        assert torch.allclose(a, b, atol=1e-9)
+
+
+def test_a_layout_sorts_items_by_cell_and_counts_them():
+    layout = Layout.of(torch.tensor([2, 0, 2, 1, 0]), 4)
+    assert layout.order.tolist() == [1, 4, 3, 0, 2]
+    assert layout.order[layout.place].tolist() == [0, 1, 2, 3, 4]
+    assert layout.offsets.tolist() == [0, 2, 3, 5, 5]
+    assert layout.sizes.tolist() == [2, 1, 2, 0]
+
+
+def test_moments_are_mean_and_variance_of_the_items_of_a_cell(vectors):
+    _, items = vectors
+    cells, n_cells = scattered()
+    moments = Moments.of(items, Layout.of(cells, n_cells))
+    for cell in range(7):
+        assert torch.allclose(moments.means[cell], items[cells == cell].mean(0))
+        assert torch.allclose(moments.variances[cell], items[cells == cell].var(0, correction=0), atol=1e-12)
+        assert moments.log_sizes[cell].exp().item() == pytest.approx((cells == cell).sum())
+    assert torch.equal(moments.log_sizes[7:], torch.full((2,), -torch.inf))
+
+
+def test_moments_carry_gradients_to_items(vectors):
+    users, items = vectors
+    cells, n_cells = scattered()
+    labels = cells[torch.arange(37)]
+
+    def loss(items):
+        return F.cross_entropy(Moments.of(items, Layout.of(cells, n_cells)).logits(users), labels)
+
+    assert torch.autograd.gradcheck(loss, items, atol=1e-4)
+
+
+def test_the_second_order_is_exact_for_alike_items_and_near_for_a_large_gaussian_cell():
+    torch.manual_seed(0)
+    users = torch.randn(20, 8, dtype=torch.float64)
+    alike = torch.randn(1, 8, dtype=torch.float64).expand(30, 8)
+    cloud = torch.randn(1, 8, dtype=torch.float64) + 0.3 * torch.randn(20_000, 8, dtype=torch.float64)
+    for items, tolerance in ((alike, 1e-9), (cloud, 0.1)):
+        moments = Moments.of(items, Layout.of(torch.zeros(len(items), dtype=torch.int64), 1))
+        exact = (users @ items.T).logsumexp(-1)
+        assert (moments.logits(users)[:, 0] - exact).abs().max() < tolerance
+    first_order = moments.log_sizes + users @ moments.means.T
+    assert (first_order[:, 0] - exact).abs().max() > 0.3
