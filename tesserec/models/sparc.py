@@ -70,6 +70,8 @@ class SparcConfig(NeuralConfig):
         Epochs as a plain single-vector model before k-means sets the codebook.
     query_sum_share
         Share of training queries that use the whole reconstruction of the target instead of its level-0 codeword.
+    query_drawn_share
+        Share of training queries whose code is drawn from the posterior, as at inference, instead of the target's.
     contrast_rows
         Rows of a batch that the two contrastive terms compare; their cost is its square.
     coupling
@@ -87,6 +89,7 @@ class SparcConfig(NeuralConfig):
     codebook: CodebookConfig = CodebookConfig()
     weights: SparcWeights = SparcWeights()
     warmup_epochs: int = Field(10, ge=1)
+    query_drawn_share: float = Field(0.0, ge=0, le=1)
     query_sum_share: float = Field(0.5, ge=0, le=1)
     contrast_rows: int = Field(512, ge=2)
     coupling: Literal["joint", "stop-gradient", "frozen"] = "joint"
@@ -236,19 +239,30 @@ class _Step:
         # What ranking sees: only joint coupling lets it move the codewords.
         self.seen = self.quantised if network.config.coupling == "joint" else self.quantised.detach()
         self.codeword = self.seen.codewords[:, 0]
-        self.whole = torch.rand(len(z), device=z.device) < network.config.query_sum_share
+        table = network.quantiser.codebooks[0]
+        self.codebook = table if network.config.coupling == "joint" else table.detach()
+        config, chance = network.config, torch.rand(len(z), device=z.device)
+        self.drawn = chance < config.query_drawn_share
+        self.whole = ~self.drawn & (chance > 1 - (1 - config.query_drawn_share) * config.query_sum_share)
         self.other = torch.randperm(len(z), device=z.device)
 
     @cached_property
     def users(self) -> Tensor:
-        """Every position read with its target's codeword or, for some, its target's whole reconstruction."""
+        """Every position read with its target's codeword, its target's whole reconstruction, or a drawn codeword."""
         queries = torch.where(self.whole[:, None], self.seen.sum, self.codeword)
+        if self.drawn.any():
+            codes = torch.multinomial(self.logits[self.drawn].detach().softmax(-1), 1)[:, 0]
+            queries = queries.index_put((self.drawn,), F.embedding(codes, self.codebook))
         return self.network.interest_vectors(self.states, queries, self.batch.valid)
 
     @cached_property
     def mistaken(self) -> Tensor:
         """Every position read with the codeword of another one's target."""
         return self.network.interest_vectors(self.states, self.codeword[self.other], self.batch.valid)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        return self.network.posterior_logits(self.states)[self.batch.valid]
 
     @cached_property
     def match(self) -> Tensor:
@@ -275,7 +289,7 @@ class _Step:
 
     def shuffle(self) -> Tensor:
         swapped = (self.mistaken * self.z).sum(-1) / self.temperature
-        comparable = ~self.whole & (self.code != self.code[self.other])
+        comparable = ~self.whole & ~self.drawn & (self.code != self.code[self.other])
         return bpr(self.match[comparable], swapped[comparable]) if comparable.any() else self.match.sum() * 0
 
     def user_item(self) -> Tensor:
@@ -292,7 +306,7 @@ class _Step:
         return info_nce(left, rebuilt, same, self.temperature)
 
     def interest(self) -> Tensor:
-        return F.cross_entropy(self.network.posterior_logits(self.states)[self.batch.valid], self.code)
+        return F.cross_entropy(self.logits, self.code)
 
 
 class Sparc(NeuralRetriever):
