@@ -6,6 +6,38 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+F32, I64 = TensorProto.FLOAT, TensorProto.INT64
+
+
+def _graph(nodes, inputs, outputs, constants):
+    values = lambda given: [helper.make_tensor_value_info(n, t, s) for n, t, s in given]  # noqa: E731
+    held = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    made = helper.make_graph(nodes, "tiny", values(inputs), values(outputs), held)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def write_weigher(folder, items, codes=6, max_length=5):
+    """Twice the same code: the first number of the summed history is its weight and, modulo ``codes``, its name."""
+    nodes = [
+        helper.make_node("ReduceSum", ["vectors", "one"], ["sum"], keepdims=0),
+        helper.make_node("Gather", ["sum", "first"], ["weight"], axis=1),
+        helper.make_node("Cast", ["weight"], ["whole"], to=I64),
+        helper.make_node("Mod", ["whole", "modulus"], ["code"]),
+        helper.make_node("Tile", ["code", "twice"], ["codes"]),
+        helper.make_node("Tile", ["weight", "twice"], ["weights"]),
+    ]
+    numbers = {"one": [1], "first": [0], "twice": [1, 2], "modulus": [codes]}
+    graph = _graph(
+        nodes,
+        [("vectors", F32, ["b", "l", items.shape[1]]), ("lengths", I64, ["b"])],
+        [("codes", I64, ["b", 2]), ("weights", F32, ["b", 2])],
+        {name: np.array(value, np.int64) for name, value in numbers.items()},
+    )
+    onnx.save(graph, folder / "tokens.onnx")
+    np.save(folder / "history.npy", items)
+    facts = {"kind": "onnx-codes", "max_length": max_length, "codes": codes, "dim": items.shape[1]}
+    (folder / "user_side.json").write_text(json.dumps(facts))
+
 
 def write_network(folder, codes=6, dim=4, max_length=5, seed=0):
     """Posterior: softmax of the summed history; vectors: the sum plus a vector of the code."""
@@ -16,32 +48,25 @@ def write_network(folder, codes=6, dim=4, max_length=5, seed=0):
         "one": np.array([1], np.int64),
     }
 
-    def graph(nodes, inputs, outputs, used):
-        values = lambda given: [helper.make_tensor_value_info(n, t, s) for n, t, s in given]  # noqa: E731
-        constants = [numpy_helper.from_array(weights[name], name) for name in used]
-        made = helper.make_graph(nodes, "tiny", values(inputs), values(outputs), constants)
-        return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-    f32, i64 = TensorProto.FLOAT, TensorProto.INT64
-    encoder = graph(
+    encoder = _graph(
         [
             helper.make_node("ReduceSum", ["vectors", "one"], ["state_0"], keepdims=0),
             helper.make_node("MatMul", ["state_0", "to_codes"], ["logits"]),
             helper.make_node("Softmax", ["logits"], ["posterior"], axis=-1),
         ],
-        [("vectors", f32, ["b", "l", dim]), ("lengths", i64, ["b"])],
-        [("posterior", f32, ["b", codes]), ("state_0", f32, ["b", dim])],
-        ["to_codes", "one"],
+        [("vectors", F32, ["b", "l", dim]), ("lengths", I64, ["b"])],
+        [("posterior", F32, ["b", codes]), ("state_0", F32, ["b", dim])],
+        {name: weights[name] for name in ("to_codes", "one")},
     )
-    reader = graph(
+    reader = _graph(
         [
             helper.make_node("Gather", ["of_codes", "interests"], ["chosen"]),
             helper.make_node("Unsqueeze", ["state_0", "one"], ["wide"]),
             helper.make_node("Add", ["chosen", "wide"], ["vectors"]),
         ],
-        [("interests", i64, ["b", "k"]), ("state_0", f32, ["b", dim])],
-        [("vectors", f32, ["b", "k", dim])],
-        ["of_codes", "one"],
+        [("interests", I64, ["b", "k"]), ("state_0", F32, ["b", dim])],
+        [("vectors", F32, ["b", "k", dim])],
+        {name: weights[name] for name in ("of_codes", "one")},
     )
     onnx.save(encoder, folder / "encoder.onnx")
     onnx.save(reader, folder / "reader.onnx")

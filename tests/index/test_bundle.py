@@ -1,5 +1,6 @@
 """Bundles: whole or not at all, checked byte for byte, and equal to the model they were made from."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,15 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from tesserec.errors import ArtefactError, ConfigError
-from tesserec.files import MANIFEST
+from tesserec.errors import ArtefactError, ConfigError, UserError
+from tesserec.files import MANIFEST, seal
 from tesserec.index.bundle import Bundle, generations, publish
 from tesserec.index.contract import Policy
-from tesserec.index.postings import ScorePostings
+from tesserec.index.postings import EveryItem, ScorePostings
 from tesserec.index.searcher import Searcher
-from tesserec.index.user_side import ConstantSide, HistorySide, OnnxSide
+from tesserec.index.user_side import ConstantSide, HistorySide, OnnxSide, open_user_side
 from tests.faults import ROOT, sweep
-from tests.index.world import catalogue, world
+from tests.index.world import AllScores, catalogue, world
 
 FACTS = {"model": "tiny", "fingerprint": "abc", "seed": 3}
 
@@ -76,6 +77,50 @@ def test_slots_round_trip(root):
     found = Bundle.open(root).recommend([["i1", "i2"], ["i40"]], 9)
     assert found.equals(searcher.recommend([["i1", "i2"], ["i40"]], 9))
     assert found["interest"].n_unique() == 3
+
+
+def publish_weigher(root, size=30, items=30, codes=6):
+    onnx_model = pytest.importorskip("tests.index.onnx_model", reason="needs onnx")
+    rng = np.random.default_rng(4)
+    code, item = np.nonzero(rng.random((6, size)) < 0.5)
+    lists = ScorePostings.build(code, item, rng.normal(size=len(code)).astype(np.float32), n_codes=6, size=size)
+    workbench = root.parent / "workbench"
+    workbench.mkdir(exist_ok=True)
+    vectors = rng.integers(0, 9, (items, 3)).astype(np.float32)
+    onnx_model.write_weigher(workbench, vectors, codes=6)
+    searcher = Searcher(catalogue(size), open_user_side(workbench), lists, Policy())
+    publish(root, searcher, lambda folder: onnx_model.write_weigher(folder, vectors, codes=codes), FACTS)
+    return searcher
+
+
+def test_networks_that_weigh_codes_round_trip(root):
+    searcher = publish_weigher(root)
+    asked = [["i1", "i2"], ["i20"]]
+    assert Bundle.open(root).recommend(asked, 9).equals(searcher.recommend(asked, 9))
+    assert not Bundle.open(root).searcher.has_interests
+    with pytest.raises(ArtefactError, match=r"has size 31, the postings have 30"):
+        publish_weigher(root, items=31)
+    with pytest.raises(ArtefactError, match=r"has codes 5, the postings have 6"):
+        publish_weigher(root, codes=5)
+
+
+def test_what_has_no_index_is_not_published(root):
+    searcher = Searcher(catalogue(3), AllScores(np.eye(3)), EveryItem(3), Policy())
+    with pytest.raises(UserError, match=r"no index to publish.*train sparcode"):
+        publish(root, searcher, ConstantSide().save, FACTS)
+    assert generations(root) == []
+
+
+def test_a_policy_round_trips_and_an_older_one_has_defaults(root):
+    searcher = popularity()
+    searcher.policy = Policy(9, "probability", 0.0, 0.5, "cell", True, "history", "equal")
+    path = publish(root, searcher, searcher.side.save, FACTS)
+    assert Bundle.open(root).searcher.policy == searcher.policy
+    old = {"interests": 3, "merge": "quota", "explore": 0.25, "visit": 0.75}
+    (path / "config.json").write_text(json.dumps({"policy": old}))
+    (path / MANIFEST).unlink()
+    seal(path, "generation", FACTS)
+    assert Bundle.open(root).searcher.policy == Policy(**old)
 
 
 def test_tables_are_bundles_too(root):

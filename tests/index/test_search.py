@@ -11,10 +11,10 @@ from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError
 from tesserec.index import search
 from tesserec.index.contract import Policy
-from tesserec.index.postings import ScorePostings, VectorPostings
+from tesserec.index.postings import EveryItem, ScorePostings, VectorPostings
 from tesserec.index.search import retrieve, visited_cells
 from tesserec.index.user_side import ConstantSide, HistorySide
-from tests.index.world import chances_of, histories, policies, slow_retrieve, world
+from tests.index.world import AllScores, chances_of, histories, policies, slow_retrieve, world
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -148,6 +148,59 @@ def test_lists_are_added_up(seed, k, n, decay):
         assert (found.items[row, len(best) :] == -1).all()
     assert (found.interests == -1).all()
     assert not found.explored.any()
+
+
+def test_a_code_that_a_user_repeats_counts_each_time():
+    class Twice:
+        def weigh(self, histories):
+            return np.array([[0, 1, 0]], np.int32), np.array([[1, 1, 0.5]], np.float32)
+
+    postings = ScorePostings.build(
+        np.array([0, 1, 1]), np.array([2, 2, 3]), np.array([4, 1, 6], np.float32), n_codes=2, size=5
+    )
+    found = retrieve(Twice(), postings, Histories.from_lists([[1]]), 3, Policy(), exclude_seen=True)
+    assert found.items.tolist() == [[2, 3, -1]]
+    assert found.scores[0, :2].tolist() == [4 + 1 + 2, 6]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1 << 30), k=st.integers(1, 40), exclude_seen=st.booleans())
+def test_scores_of_every_item_are_sorted(seed, k, exclude_seen):
+    scores = np.random.default_rng(seed).integers(-3, 4, (30, 30)).astype(np.float32)
+    users = histories(seed, 6, 30, longest=25)
+    found = retrieve(AllScores(scores), EveryItem(30), users, k, Policy(), exclude_seen=exclude_seen)
+    for row, history in enumerate(users):
+        of_user = scores[history[-1]]
+        left = [item for item in range(30) if not exclude_seen or item not in history]
+        best = sorted(left, key=lambda item: (-of_user[item], item))[:k]
+        assert found.items[row, : len(best)].tolist() == best
+        assert found.scores[row, : len(best)].tolist() == of_user[best].tolist()
+        assert (found.items[row, len(best) :] == -1).all()
+    assert (found.interests == -1).all()
+
+
+def test_scores_of_every_item_respect_the_budget(monkeypatch):
+    users, asked = histories(1, 40, 60_000), []
+
+    class Zeros:
+        def score(self, histories):
+            asked.append(len(histories))
+            return np.zeros((len(histories), 60_000), np.float32)
+
+    found = retrieve(Zeros(), EveryItem(60_000), users, 2, Policy(), exclude_seen=False, budget_mb=4)
+    assert max(asked) * 60_000 * 4 <= 4 << 20
+    assert found.items.tolist() == [[0, 1]] * 40
+
+
+def test_scores_that_cannot_be_are_refused():
+    one = Histories.from_lists([[1]])
+    with pytest.raises(ConfigError, match=r"shape \(1, 3\); expected \(1, 4\)"):
+        retrieve(AllScores(np.zeros((4, 3))), EveryItem(4), one, 1, Policy(), exclude_seen=True)
+    with pytest.raises(DataError, match="diverged"):
+        retrieve(AllScores(np.full((4, 4), np.nan)), EveryItem(4), one, 1, Policy(), exclude_seen=True)
+    lists = ScorePostings.build(np.zeros(1, int), np.zeros(1, int), np.ones(1, np.float32), n_codes=1, size=4)
+    with pytest.raises(ConfigError, match="AllScores goes with EveryItem, not with ScorePostings"):
+        retrieve(AllScores(np.zeros((4, 4))), lists, one, 1, Policy(), exclude_seen=True)
 
 
 def test_popularity_is_the_head_of_its_list():

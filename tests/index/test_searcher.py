@@ -10,10 +10,10 @@ from tesserec.errors import ConfigError, DataError, UserError
 from tesserec.index.catalogue import Catalogue
 from tesserec.index.contract import Policy
 from tesserec.index.names import name_interests
-from tesserec.index.postings import ScorePostings, VectorPostings
+from tesserec.index.postings import EveryItem, ScorePostings, VectorPostings
 from tesserec.index.searcher import Searcher
 from tesserec.index.user_side import ConstantSide, HistorySide
-from tests.index.world import catalogue, searcher, world
+from tests.index.world import AllScores, catalogue, searcher, world
 
 
 def item_knn(size=6):
@@ -118,6 +118,16 @@ def test_slots_are_no_interests_that_users_share():
     assert (asked.has_interests, asked.names, asked.cells) == (False, None, None)
     assert set(asked.recommend([["i1"], ["i2"]], 20)["interest"]) == {0, 1, 2}
     with pytest.raises(ConfigError, match="no interests that users share"):
+        asked.interests([["i1"]])
+
+
+def test_scores_of_every_item_need_no_index():
+    asked = Searcher(catalogue(4), AllScores(np.array([[0, 3, 3, 9]] * 4)), EveryItem(4), Policy())
+    assert asked.recommend([["i3"]], 2)["item"].to_list() == ["i1", "i2"]
+    assert (asked.has_interests, asked.names, asked.cells) == (False, None, None)
+    with pytest.raises(UserError, match="does not compare items"):
+        asked.similar_items(["i1"])
+    with pytest.raises(ConfigError, match="no interests"):
         asked.interests([["i1"]])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tesserec.data.histories import Histories
-from tesserec.errors import ArtefactError, ConfigError
+from tesserec.errors import ArtefactError, ConfigError, DataError
 from tesserec.index.user_side import ConstantSide, HistorySide, OnnxSide, ScoreSide, open_user_side
 from tests.index.world import histories
 
@@ -52,6 +52,45 @@ def test_network_equals_numpy(tmp_path):
     assert vectors.dtype == np.float32
 
 
+def whole_vectors(items=30, dim=3):
+    return np.random.default_rng(3).integers(0, 9, (items, dim)).astype(np.float32)
+
+
+def test_network_that_weighs_codes_equals_numpy(tmp_path):
+    onnx_model = pytest.importorskip("tests.index.onnx_model", reason="needs onnx")
+    items = whole_vectors()
+    onnx_model.write_weigher(tmp_path, items, codes=7, max_length=4)
+    side = open_user_side(tmp_path)
+    assert isinstance(side, ScoreSide)
+    assert (side.max_length, side.codes, side.dim, side.size) == (4, 7, 3, 30)
+    users = histories(2, 9, 30, longest=12)
+    codes, weights = side.weigh(users)
+    sums = np.array([items[row[-4:], 0].sum() for row in users])
+    assert codes.tolist() == [[total % 7] * 2 for total in sums]
+    assert weights.tolist() == [[total] * 2 for total in sums]
+    assert (codes.dtype, weights.dtype) == (np.int32, np.float32)
+
+
+def test_damaged_networks_that_weigh_codes_are_named(tmp_path):
+    onnx_model = pytest.importorskip("tests.index.onnx_model", reason="needs onnx")
+    onnx_model.write_weigher(tmp_path, whole_vectors())
+    np.save(tmp_path / "history.npy", np.zeros((30, 2), np.float32))
+    with pytest.raises(ArtefactError, match=r"history\.npy has width 2, user_side\.json says 3"):
+        open_user_side(tmp_path)
+    np.save(tmp_path / "history.npy", np.zeros((30, 3), np.float64))
+    with pytest.raises(ArtefactError, match=r"history\.npy holds float64"):
+        open_user_side(tmp_path)
+    np.save(tmp_path / "history.npy", np.full((30, 3), np.nan, np.float32))
+    with pytest.raises(DataError, match="weights of codes hold NaN"):
+        open_user_side(tmp_path).weigh(Histories.from_lists([[1]]))
+    facts = (tmp_path / "user_side.json").read_text()
+    onnx_model.write_network(tmp_path, dim=3)
+    (tmp_path / "user_side.json").write_text(facts)
+    (tmp_path / "encoder.onnx").rename(tmp_path / "tokens.onnx")
+    with pytest.raises(ArtefactError, match=r"tokens\.onnx maps.*to codes and weights"):
+        open_user_side(tmp_path)
+
+
 def test_damaged_networks_are_named(tmp_path):
     onnx_model = pytest.importorskip("tests.index.onnx_model", reason="needs onnx")
     onnx_model.write_network(tmp_path)
@@ -81,6 +120,7 @@ def test_damaged_networks_are_named(tmp_path):
         {"kind": "history", "n": -3, "decay": 1},
         {"kind": "history", "n": "3", "decay": 1},
         {"kind": "onnx", "max_length": 5},
+        {"kind": "onnx-codes", "max_length": 5, "codes": 3, "dim": 0},
     ],
 )
 def test_damaged_descriptions_are_named(tmp_path, facts):

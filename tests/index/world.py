@@ -31,6 +31,16 @@ class LookupSide:
         return np.where(interests[..., None] >= 0, vectors, 0).astype(np.float32)
 
 
+class AllScores:
+    """Scores of every item looked up by the newest item of the history."""
+
+    def __init__(self, scores):
+        self.scores = scores
+
+    def score(self, histories):
+        return self.scores[histories.values[histories.stops - 1]]
+
+
 def catalogue(n, ids=None, **columns):
     ids = pl.Series([f"i{i}" for i in range(n)] if ids is None else ids)
     roles = {name: "text" if name == "title" else "categorical" for name in columns}
