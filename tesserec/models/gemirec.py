@@ -66,11 +66,21 @@ class GemiRecConfig(NeuralConfig):
         code, instead of the target's own: what is served is predicted, not told.
     shared
         Let the posterior and the interest softmax train encoder and items too; without it only ``single`` does.
+    reader_dropout
+        Share of what an interest changes about a user vector that is dropped in training.
+    trust
+        How far an interest moves the user vector at inference: 1 as far as in training, where the interest is the
+        target's own and the history is known by heart, 0 not at all, which is the single-vector model.
+    posterior_temperature
+        Softens what the single-vector model believes of the cells at inference: above 1 where it is surer of users it
+        was trained on than it may be of others.
     decode
         ``exact`` gives every interest its probability; ``beam`` keeps the ``per_parent`` likeliest of each first code,
         which share that code's probability, so that the interests of a user differ.
     per_parent
         Interests with the same first code, at most; of ``beam``.
+    within_cell
+        Search an interest among its own items alone; lists are short unless interests are many or coarse.
     interests, merge
         Interests read per user at inference and how their lists become one; see
         :class:`~tesserec.index.contract.Policy`.
@@ -83,8 +93,12 @@ class GemiRecConfig(NeuralConfig):
     reassign_every: int = Field(1, ge=1)
     swap: float = Field(0.2, ge=0, le=1)
     shared: bool = True
+    reader_dropout: float = Field(0.0, ge=0, lt=1)
+    trust: float = Field(0.5, ge=0, le=1)
+    posterior_temperature: float = Field(1.0, gt=0)
     decode: Literal["exact", "beam"] = "beam"
     per_parent: int = Field(2, ge=1)
+    within_cell: bool = False
     interests: int = Field(8, ge=1)
     merge: Merge = "probability"
 
@@ -122,7 +136,7 @@ class GemiRecNetwork(Network):
         self.pair, self.query = nn.Linear(config.depth * dim, dim), nn.Linear(config.depth * dim, dim)
         self.block = Block(dim, config.encoder.heads, config.encoder.expansion, config.encoder.dropout)
         self.posterior = AutoregressivePosterior(dim, config.depth, shape.codes)
-        self.reader = Reader(config.encoder)
+        self.reader = Reader(config.encoder, config.reader_dropout)
         self.codes = self.posterior.tuples
         self.register_buffer("centres", torch.zeros(self.codes, dim))
         self.register_buffer("log_sizes", torch.zeros(self.codes))
@@ -185,7 +199,7 @@ class GemiRecNetwork(Network):
         vectors = vectors[..., :-1]
         states = self.states(vectors)
         hidden = last_valid(self._believed(states, vectors), lengths)
-        base = self._mass(self.user(last_valid(states, lengths)))
+        base = self._mass(self.user(last_valid(states, lengths)) / self.config.posterior_temperature)
         return self._decoded(hidden, base), states
 
     def _decoded(self, hidden: Tensor, base: Tensor) -> Tensor:
@@ -201,8 +215,9 @@ class GemiRecNetwork(Network):
     def read(self, interests: Tensor, lengths: Tensor, *state: Tensor) -> Tensor:
         """User vectors of interests ``(batch, interests)``; products with items are ``log p(item | interest, u)``."""
         states, tuples = state[0], tuple_of(interests, self.config.codebook.codes, self.config.depth)
-        queries = self.query(self.dictionary.embed(tuples))
-        users = self.user(self.reader.after(states, last_valid(states, lengths), queries, lengths))
+        queries, own = self.query(self.dictionary.embed(tuples)), last_valid(states, lengths)
+        read = self.reader.after(states, own, queries, lengths)
+        users = self.user(torch.lerp(own[:, None], read, self.config.trust))
         denominators = self._mass(users).logsumexp(-1, keepdim=True)
         return torch.cat([users / self.config.temperature, -denominators], dim=-1)
 
@@ -219,6 +234,10 @@ class GemiRecNetwork(Network):
     def cells(self) -> Tensor:
         """Interest of every item by the assignment's present version, ``(items,)``."""
         return number_of(self.dictionary.codes[:, : self.config.depth], self.config.codebook.codes)
+
+    def item_codes(self) -> tuple[Tensor, int] | None:
+        """Codes of every item at every level, by the present version; None until there is a dictionary."""
+        return (self.dictionary.codes, self.config.codebook.codes) if self.dictionary.started else None
 
     def complete(self, epoch: int) -> bool:
         """True from the first epoch that trained with the dictionary."""
@@ -249,7 +268,34 @@ class GemiRecNetwork(Network):
 
 
 class GemiRec(NeuralRetriever):
-    """GemiRec-style retrieval (Wu et al. 2025, arXiv 2510.14626), after third-party readings of the paper."""
+    """GemiRec-style retrieval (Wu et al. 2025, arXiv 2510.14626), after third-party readings of the paper.
+
+    From the paper, as reported: a dictionary of interests learned by an RQ-VAE on item embeddings that its loss does
+    not move, an interest being the concatenation of its entries (IDMM); a generative model of the next interests
+    (MIPDM); retrieval with one user vector an interest, in a dual tower (MIRM).
+
+    Notes
+    -----
+    Ours, where the paper is silent or unknown to us:
+
+    - IDMM: see :class:`~tesserec.nn.dictionary.InterestDictionary`; it learns from the shared pool of negatives, half
+      of it popular and half uniform. Items are re-assigned every ``reassign_every`` epochs; labels, queries and cells
+      go by that version. A single-vector warm-up comes first, since k-means on untrained items would mean nothing.
+    - MIPDM: one causal encoder under all heads, then a transformer block over pairs of its states and the interests of
+      the items read. The items' interests are found by the present dictionary, so that a served user side needs item
+      vectors alone; with ``reassign_every`` = 1 that is the stored version at every validation. The label is the
+      interest of the item to predict, a sample of the next ``horizon`` items. The posterior starts as the
+      single-vector softmax's own mass in every cell, and its heads learn what is to be changed about it. Interests
+      without items have no probability.
+    - MIRM: target attention by a linear map of the interest embedding, in residual form, with a sampled softmax over
+      the whole catalogue. Of the queries, the share ``swap`` uses an interest drawn from the posterior among those with
+      the target's first code: the gap between telling the interest and predicting it. ``trust`` shortens the step from
+      the user's own vector to the interest's at inference; the step is too long on users who were not trained on.
+    - Serving: every interest searches the whole catalogue, merged by ``log p(m | u) + log p(i | m, u)``, whose
+      denominator is estimated from the cells' centres and sizes; ``within_cell`` searches an interest's own cell. At
+      most ``per_parent`` interests share their first code, and what the others would have is shared by these, so the
+      probability of every first code stays the model's own.
+    """
 
     name = "gemirec"
     network: GemiRecNetwork
@@ -260,4 +306,6 @@ class GemiRec(NeuralRetriever):
         """The configured number of interests, merged as configured; one interest before the dictionary exists."""
         if not self.network.dictionary.started:
             return Policy(interests=1)
+        if self.config.within_cell:
+            return Policy(interests=self.config.interests, merge=self.config.merge, reach="cell", normalise=True)
         return Policy(interests=self.config.interests, merge=self.config.merge)
