@@ -53,6 +53,18 @@ def recommend(
     visit: Annotated[
         float | None, typer.Option(help="Posterior mass of the cells to search, 0 to 1; 1 is exact.")
     ] = None,
+    interests: Annotated[int | None, typer.Option(help="How many interests to read.")] = None,
+    merge: Annotated[
+        str | None,
+        typer.Option(help="How their lists become one: 'max' of scores, 'probability' of items, or 'quota' of places."),
+    ] = None,
+    shares: Annotated[
+        str | None, typer.Option(help="How quotas divide places: by the 'posterior' of interests, or 'equal'.")
+    ] = None,
+    select: Annotated[
+        str | None,
+        typer.Option(help="Which are read: the likeliest of the 'posterior', or the usual ones of the 'history'."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Candidates for a history of item ids, each with the interest that brought it.
@@ -62,24 +74,27 @@ def recommend(
         tesserec recommend bundles --history i00012,i00345 -k 10
 
         tesserec recommend bundles --history i00012,i00345 --explore 0.2 --json
+
+    What no option says is as the model would have it.
     """
     bundle, searcher, ids, unknown = _ask(bundles, history, history_id)
     if k > len(searcher.catalogue):
         raise UserError(f"-k {k} is more than the {len(searcher.catalogue)} items of the catalogue; ask for fewer")
-    candidates = searcher.recommend([ids], k, explore=explore, visit=visit)
+    policy: dict[str, Any] = {"interests": interests, "merge": merge, "shares": shares, "select": select}
+    candidates = searcher.recommend([ids], k, explore=explore, visit=visit, **policy)
     if candidates.is_empty():
         raise UserError("there is no candidate; the history holds all that could be recommended")
-    interests = named_interests(searcher, ids, candidates["interest"].drop_nulls().unique().to_list())
+    named = named_interests(searcher, ids, candidates["interest"].drop_nulls().unique().to_list())
     titles = titles_of(searcher)
     if as_json:
         rows = candidates.drop("user", "rank").to_dicts()
         if titles is not None:
             rows = [{**row, "title": titles[row["item"]]} for row in rows]
         facts = {"generation": bundle.path.name, "model": searcher.facts.get("model")}
-        print_json({"candidates": rows, "interests": interests, "unknown": unknown, **facts})
+        print_json({"candidates": rows, "interests": named, "unknown": unknown, **facts})
         return
     _mention(unknown)
-    print_candidates(candidates, interests, titles)
+    print_candidates(candidates, named, titles)
 
 
 def interests(

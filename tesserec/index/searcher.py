@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError, UserError
 from tesserec.index.catalogue import Catalogue
-from tesserec.index.contract import Candidates, Floats, Merge, Policy, UserSide
+from tesserec.index.contract import Candidates, Floats, Merge, Policy, Select, Shares, UserSide
 from tesserec.index.diversify import diverse, item_categories
 from tesserec.index.names import name_interests
 from tesserec.index.postings import Postings, ScorePostings, VectorPostings
@@ -128,6 +128,8 @@ class Searcher:
         visit: float | None = None,
         interests: int | None = None,
         merge: Merge | None = None,
+        select: Select | None = None,
+        shares: Shares | None = None,
         exclude_seen: bool | None = None,
         diversity: float = 0.0,
         diversify_by: str | None = None,
@@ -138,6 +140,8 @@ class Searcher:
 
         Parameters
         ----------
+        explore, visit, interests, merge, select, shares
+            See :class:`tesserec.index.contract.Policy`.
         diversity
             Score that each pair of candidates of different interests is worth; above 0, a longer list is re-ranked by
             :func:`tesserec.index.diversify.diversify`, and scores need not fall with rank.
@@ -158,7 +162,8 @@ class Searcher:
         ConfigError
             If k or a setting is out of range, or does not go with this model.
         """
-        given: dict[str, Any] = {"explore": explore, "visit": visit, "interests": interests, "merge": merge}
+        given: dict[str, Any] = {"explore": explore, "visit": visit, "interests": interests}
+        given |= {"merge": merge, "select": select, "shares": shares}
         policy = replace(self.policy, **{name: value for name, value in given.items() if value is not None})
         if diversify_by is not None and not diversity:
             raise ConfigError(f"diversify_by = {diversify_by!r} with diversity = 0 changes nothing; set diversity too")
