@@ -94,7 +94,7 @@ def _dataset(path: Path) -> Facts:
 
 
 def _run(path: Path) -> Facts:
-    from tesserec.runs import evaluation_path, how_to_resume, load_run
+    from tesserec.runs import evaluation_path, how_to_resume, load_interests, load_run
 
     run = load_run(path)
     facts: Facts = {"kind": "run", "model": run.facts["model"], "state": "finished"}
@@ -107,6 +107,8 @@ def _run(path: Path) -> Facts:
         if (place := evaluation_path(path, part) / "metrics.json").is_file():
             metrics = read_json(place)["metrics"]
             facts[f"{part}_metrics"] = {name: one["value"] for name, one in metrics.items() if "/" not in name}
+        if (interests := load_interests(path, part)) is not None and interests.figures:
+            facts[f"{part}_interests"] = {name: one.value for name, one in interests.figures.items()}
     return facts | {"versions": run.facts["versions"]}
 
 

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
 from tesserec.evaluation.drawing import INK, SOFT, Plot, colour, dash, legend, to_svg
 
 Curves = Mapping[str, Mapping[str, Any]]
 
-_SHOWN = 30
+_SHOWN = 28
+_NAMES = 8
+_DECADES = [1e-4, 1e-3, 1e-2, 0.1, 1.0]
 _POINTS = 200
 
 
@@ -28,8 +30,15 @@ def cell_map(name: str, number: int, cells: Mapping[str, Any]) -> Plot:
         axes.margins(0.12)
         for at in _apart(x, y, [int(place) for place in cells["names"]]):
             left = x[at] > (x.max() + x.min()) / 2
-            text = _short(cells["names"][str(at)])
-            axes.annotate(text, (x[at], y[at]), color=INK, fontsize=7.5, ha="right" if left else "left", va="center")
+            axes.annotate(
+                _short(cells["names"][str(at)]),
+                (x[at], y[at]),
+                xytext=(0, 7),
+                textcoords="offset points",
+                color=INK,
+                fontsize=7.5,
+                ha="right" if left else "left",
+            )
         axes.set_xticks([])
         axes.set_yticks([])
         axes.grid(visible=False)
@@ -87,10 +96,12 @@ def reliability_of_pairs(curves: Curves) -> Plot:
     """Promised against true, for every interest of every user, on logarithmic axes."""
 
     def draw(axes: Axes) -> None:
-        ends = [1e-4, 1.0]
-        axes.plot(ends, ends, color=SOFT, linestyle=(0, (4, 2)), linewidth=1)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        axes.plot(_DECADES, _DECADES, color=SOFT, linestyle=(0, (4, 2)), linewidth=1)
+        for axis, scale in ((axes.xaxis, axes.set_xscale), (axes.yaxis, axes.set_yscale)):
+            scale("log")
+            axis.set_major_locator(FixedLocator(_DECADES))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+            axis.set_minor_locator(NullLocator())
         # A bin that promised only a handful of targets tells nothing yet.
         _reliability(axes, {name: _settled(one["pairs"]) for name, one in curves.items()})
         axes.set_xlabel("probability of an interest")
@@ -112,11 +123,11 @@ def frontier(paths: Mapping[str, Sequence[Mapping[str, Any]]], k: int, measure: 
         for n, points in enumerate(paths.values()):
             own = [point for point in points if point["varied"] is None]
             for varied, style in (("explore", "-"), ("interests", ":")):
-                line = sorted((p for p in points if p["varied"] in (None, varied)), key=lambda p: p[varied] or 0)
+                line = sorted((p for p in points if p["varied"] in (None, varied)), key=lambda p: p.get(varied, 0))
                 if len(line) > 1:
                     axes.plot(*_along(line, measure), style, color=colour(n), marker="o", markersize=3.5, linewidth=1.4)
                     _ends(axes, line, varied, measure)
-            axes.scatter(*_along(own, measure), s=52, color=colour(n), zorder=3)
+            axes.scatter(*_along(own, measure), s=44, color=colour(n), zorder=3)
         if measure == "coverage":
             axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         axes.margins(0.1)
@@ -124,8 +135,8 @@ def frontier(paths: Mapping[str, Sequence[Mapping[str, Any]]], k: int, measure: 
         axes.set_ylabel(f"recall@{k}")
 
     caption = (
-        f"Lists of {k} at equal length. The large dot is the run's own policy, the solid path spends more on "
-        "exploration, the dotted one reads more interests."
+        f"Lists of {k} for the sampled users. The large dot is the run's own policy; along the solid path more is "
+        "spent on exploration, along the dotted one more interests are read."
     )
     svg = to_svg(draw, f"Recall against {measure} over policies")
     return Plot(f"Accuracy and {_TITLES[measure]} by policy", caption, svg, legend(paths))
@@ -144,8 +155,8 @@ def _along(points: Sequence[Mapping[str, Any]], measure: str) -> tuple[list[floa
 
 
 def _ends(axes: Axes, line: Sequence[Mapping[str, Any]], varied: str, measure: str) -> None:
-    """Name the ends of a path."""
-    for point in (line[0], line[-1]):
+    """Name the ends of a path that are not the run's own policy, which they all share."""
+    for point in (end for end in (line[0], line[-1]) if end["varied"] is not None):
         text = f"explore {point[varied]:g}" if varied == "explore" else f"{point[varied]} read"
         axes.annotate(
             text,
@@ -176,10 +187,12 @@ def _apart(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], wanted: Sequence[in
     wide, high = max(float(np.ptp(x)), 1e-9), max(float(np.ptp(y)), 1e-9)
     kept: list[int] = []
     for at in wanted:
-        if all(abs(x[at] - x[o]) > 0.5 * wide or abs(y[at] - y[o]) > 0.06 * high for o in kept):
+        if all(abs(x[at] - x[o]) > 0.5 * wide or abs(y[at] - y[o]) > 0.09 * high for o in kept):
             kept.append(at)
-    return kept
+    return kept[:_NAMES]
 
 
 def _short(name: str) -> str:
+    """What comes before the colon: the categories of a cell where it has them."""
+    name = name.partition(": ")[0]
     return name if len(name) <= _SHOWN else name[: _SHOWN - 1].rstrip(" ,:") + "…"

@@ -32,7 +32,7 @@ from tesserec.index.user_side import ScoreSide
 USERS = 2000
 TOPS = (10, 100)
 OVERLAP = 50
-NAMED = 8
+NAMED = 24
 
 _NO_CELLS = "this model's interests are slots of a user; no items belong to them and they have no probability"
 _OWN_CELL = "every interest searches its own cell alone, so no two lists share an item"

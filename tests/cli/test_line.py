@@ -32,6 +32,14 @@ def test_evaluate_json_has_the_promised_shape(shop, run):
     assert not any(isinstance(v, float) and math.isnan(v) for one in answer["metrics"].values() for v in one.values())
 
 
+def test_a_model_without_interests_says_so(run):
+    answer = json.loads(run_cli("evaluate", run, "--json"))
+    assert answer["interests"]["figures"] == {}
+    assert "scored items" in answer["interests"]["omitted"]["interests"]
+    assert json.loads(run_cli("evaluate", run, "--interest-users", "0", "--json"))["interests"] is None
+    assert not (run / "interests.json").exists()
+
+
 def test_measured_recall_stays_under_the_optimum_of_the_world(world, run):
     run_cli("evaluate", run, "-k", "20")
     stored = json.loads((run / "evaluation" / "metrics.json").read_text())
@@ -131,7 +139,14 @@ def test_report_is_one_page(run):
 @pytest.mark.skipif(not NEURAL, reason="needs the train extra")
 def test_neural_line(shop, run, tmp_path):
     run_cli("train", shop, "--model", "sparc", *sets(QUICK_SPARC), "--out", tmp_path / "sparc")
-    run_cli("evaluate", tmp_path / "sparc")
+    interests = json.loads(run_cli("evaluate", tmp_path / "sparc", "--interest-users", "100", "--json"))["interests"]
+    assert interests["protocol"]["users"] == 100
+    assert {name.partition("/")[0] for name in interests["figures"]} == {
+        "concentration", "collapse", "calibration", "codebook",
+    }  # fmt: skip
+    assert len(interests["curves"]["usage"]) > 1
+    facts = json.loads(run_cli("info", tmp_path / "sparc", "--json"))
+    assert facts["test_interests"]["collapse/cosine"] == interests["figures"]["collapse/cosine"]["value"]
     run_cli("evaluate", run, "--cells", tmp_path / "sparc")
     run_cli("compare", run, tmp_path / "sparc", "--report", tmp_path / "both.html")
     assert (tmp_path / "both.html").is_file()

@@ -35,7 +35,8 @@ def test_churn_is_the_plain_share() -> None:
     before = np.array([0, 1, 2, 3])
     assert churn(before, before) == 0
     assert churn(before, np.array([0, 1, 3, 2])) == 0.5
-    assert churn(CODES, CODES + [[0, 0], [0, 1], [1, 1], [0, 0], [0, 0], [0, 0]]) == pytest.approx(2 / 6)
+    moved = np.array([[0, 0], [0, 1], [1, 1], [0, 0], [0, 0], [0, 0]])
+    assert churn(CODES, CODES + moved) == pytest.approx(2 / 6)
     with pytest.raises(DataError, match="one catalogue with itself"):
         churn(before, before[:3])
 

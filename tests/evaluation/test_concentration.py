@@ -1,4 +1,4 @@
-"""How many cells hold a user's best items: by hand, against visiting one cell after the other, and under relabelling."""
+"""How many cells hold a user's best items: by hand, against visiting cell after cell, and under relabelling."""
 
 from __future__ import annotations
 
