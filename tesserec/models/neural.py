@@ -37,7 +37,7 @@ from tesserec.training.config import TrainingConfig
 from tesserec.training.loop import Loop, device
 
 CODEBOOK = "quantiser."
-"""Prefix of the weights that are the codebook; they are kept in a file of their own."""
+"""Where it stands in a weight's name, the weight is the codebook's; they are kept in a file of their own."""
 
 
 class NeuralConfig(BaseModel):
@@ -273,7 +273,7 @@ class NeuralRetriever(Retriever):
     def save_weights(self, folder: Path) -> None:
         """Write ``model.safetensors`` and, for a model with a codebook, ``codebook.safetensors``."""
         weights = self.network.state_dict()
-        codebook = {name: tensor for name, tensor in weights.items() if name.startswith(CODEBOOK)}
+        codebook = {name: tensor for name, tensor in weights.items() if CODEBOOK in name}
         rest = {name: tensor for name, tensor in weights.items() if name not in codebook}
         save_tensors(folder / "model.safetensors", rest, {})
         if codebook:
