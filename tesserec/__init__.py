@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tesserec.data.dataset import Dataset
     from tesserec.data.prepare import prepare
+    from tesserec.evaluation.interests import evaluate_interests
     from tesserec.evaluation.protocol import evaluate
     from tesserec.evaluation.significance import compare
     from tesserec.index.bundle import Bundle
@@ -36,6 +37,7 @@ __all__ = [
     "TwoTower",
     "compare",
     "evaluate",
+    "evaluate_interests",
     "load",
     "prepare",
 ]
@@ -52,6 +54,7 @@ _HOMES = {
     "TwoTower": "tesserec.models.two_tower",
     "compare": "tesserec.evaluation.significance",
     "evaluate": "tesserec.evaluation.protocol",
+    "evaluate_interests": "tesserec.evaluation.interests",
     "load": "tesserec.models",
     "prepare": "tesserec.data.prepare",
 }

@@ -27,13 +27,14 @@ from tesserec.evaluation.protocol import held_out
 from tesserec.evaluation.slices import Cells
 from tesserec.index.postings import VectorPostings
 from tesserec.index.searcher import Searcher
-from tesserec.index.user_side import ScoreSide
+from tesserec.index.user_side import DenseSide, ScoreSide
 
 USERS = 2000
 TOPS = (10, 100)
 OVERLAP = 50
 NAMED = 24
 
+_NO_PAIRS = "one interest a user is read, so there are no pairs"
 _NO_CELLS = "this model's interests are slots of a user; no items belong to them and they have no probability"
 _OWN_CELL = "every interest searches its own cell alone, so no two lists share an item"
 
@@ -94,8 +95,8 @@ def evaluate_interests(
         "k": min(k, items),
         "policy": asdict(searcher.policy),
     }
-    if isinstance(side, ScoreSide) or not isinstance(postings, VectorPostings):
-        return _nothing(dataset, facts, "the model adds up lists of scored items; it reads no vector an interest")
+    if isinstance(side, ScoreSide | DenseSide) or not isinstance(postings, VectorPostings):
+        return _nothing(dataset, facts, "the model scores items without reading a vector an interest")
     known = int(side.encode(sample.histories.take(slice(0, 1))).posterior.shape[1])
     if known == 1:
         return _nothing(dataset, facts, "the model reads one vector a user, so there are no interests to tell apart")
@@ -105,21 +106,16 @@ def evaluate_interests(
 
     measured = _Measured()
     for answers in asker.blocks(sample, batch_users):
-        measured.add(_columns(answers, asker), _ranks(answers), answers, asker)
+        measured.add(answers, asker)
     found = measured.figures(bootstrap, seed)
     curves: dict[str, Any] = {"ranks": measured.rank_rows(bootstrap, seed)}
-    omitted = {"collapse/jaccard": _OWN_CELL} if asker.own_cell else {}
     if searcher.has_interests:
         levels = (postings.cell_of[:, None], postings.cells) if codes is None else codes
         found |= _codebook(*levels) | _prior(postings, dataset, sample)
         curves |= _reliability(measured) | _codebook_curves(searcher, postings, levels, dataset)
-    else:
-        omitted |= dict.fromkeys(("concentration", "calibration", "codebook"), _NO_CELLS)
     cells = searcher.cells if cells is None else cells
     curves["frontier"] = frontier(searcher, dataset, sample, facts["k"], codes=known, cells=cells)
-    if cells is None:
-        omitted["frontier/cells"] = "no cells of items are known; name a run that has them with --cells"
-    return InterestEvaluation(dataset.fingerprint, facts, found, curves, omitted)
+    return InterestEvaluation(dataset.fingerprint, facts, found, curves, _omitted(asker, facts, curves["frontier"][0]))
 
 
 def take_sample(part: Part, users: int, seed: int) -> Part:
@@ -139,6 +135,22 @@ def _nothing(dataset: Dataset, facts: dict[str, Any], reason: str) -> InterestEv
     return InterestEvaluation(dataset.fingerprint, facts | {"kind": "none"}, {}, {}, {"interests": reason})
 
 
+def _omitted(asker: Asker, facts: dict[str, Any], point: dict[str, Any]) -> dict[str, str]:
+    """What does not apply to this model or dataset, and why; ``point`` is one of the frontier."""
+    reasons: dict[str, str] = {}
+    if facts["kind"] == "slots":
+        reasons |= dict.fromkeys(("concentration", "calibration", "codebook"), _NO_CELLS)
+    if asker.own_cell:
+        reasons["collapse/jaccard"] = _OWN_CELL
+    if facts["interests_read"] == 1:
+        reasons |= dict.fromkeys(("collapse/cosine", "collapse/jaccard"), _NO_PAIRS)
+    if "cells" not in point:
+        reasons["frontier/cells"] = "no cells of items are known; name a run that has them with --cells"
+    if "diversity" not in point:
+        reasons["frontier/diversity"] = "the item table has no categorical or multi column"
+    return reasons
+
+
 class _Measured:
     """Columns of users and sums over users, gathered block by block."""
 
@@ -147,9 +159,9 @@ class _Measured:
         self.ranks: list[dict[str, Floats]] = []
         self.calibration: Calibration | None = None
 
-    def add(self, columns: PerUser, ranks: dict[str, Floats], answers: Answers, asker: Asker) -> None:
-        self.blocks.append(columns)
-        self.ranks.append(ranks)
+    def add(self, answers: Answers, asker: Asker) -> None:
+        self.blocks.append(_columns(answers, asker))
+        self.ranks.append(_ranks(answers))
         if asker.searcher.has_interests:
             here = calibration(answers.posterior, asker.postings.cell_of, answers.targets)
             self.calibration = here if self.calibration is None else self.calibration + here

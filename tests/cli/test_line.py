@@ -35,7 +35,7 @@ def test_evaluate_json_has_the_promised_shape(shop, run):
 def test_a_model_without_interests_says_so(run):
     answer = json.loads(run_cli("evaluate", run, "--json"))
     assert answer["interests"]["figures"] == {}
-    assert "scored items" in answer["interests"]["omitted"]["interests"]
+    assert "without reading a vector" in answer["interests"]["omitted"]["interests"]
     assert json.loads(run_cli("evaluate", run, "--interest-users", "0", "--json"))["interests"] is None
     assert not (run / "interests.json").exists()
 

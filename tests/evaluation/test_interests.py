@@ -21,6 +21,7 @@ from tesserec.index.postings import ScorePostings, VectorPostings
 from tesserec.index.searcher import Searcher
 from tesserec.index.user_side import ConstantSide
 from tests.evaluation.models import CELLS, DATA, ITEMS, cells_model, measure, slots_model
+from tests.evaluation.worlds import random_world
 from tests.index.world import catalogue, scores_of, world
 
 
@@ -176,10 +177,23 @@ def test_models_without_interests_say_why() -> None:
     lists = Searcher(catalogue(ITEMS), ConstantSide(), scores, Policy())
     side, postings = world(items=ITEMS, cells=1)
     single = Searcher(catalogue(ITEMS), side, postings, Policy(interests=1))
-    for model, reason in ((lists, "lists of scored items"), (single, "one vector a user")):
+    for model, reason in ((lists, "without reading a vector"), (single, "one vector a user")):
         found = measure(model)
         assert (found.figures, found.curves) == ({}, {})
         assert reason in found.omitted["interests"]
+
+
+def test_one_interest_has_no_pairs() -> None:
+    found = measure(cells_model(Policy(interests=1)))
+    assert set(found.omitted) == {"collapse/cosine", "collapse/jaccard"}
+    assert not any(name.startswith(tuple(found.omitted)) for name in found.figures)
+    assert found.figures["collapse/largest_share@8"].value == 1
+
+
+def test_without_categories_variety_is_left_out() -> None:
+    found = measure(cells_model(), random_world(users=20, items=ITEMS, roles={}))
+    assert set(found.omitted) == {"frontier/diversity"}
+    assert not any("diversity" in point for point in found.curves["frontier"])
 
 
 def test_codes_of_several_levels_are_counted_by_level() -> None:
