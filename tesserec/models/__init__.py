@@ -27,6 +27,8 @@ MODELS = {
     "gemirec": ("tesserec.models.gemirec", "GemiRec"),
     "mrif": ("tesserec.models.mrif", "Mrif"),
     "dmi": ("tesserec.models.dmi", "Dmi"),
+    "sparcode": ("tesserec.models.sparcode", "SparCode"),
+    "all-to-all": ("tesserec.models.all_to_all", "AllToAll"),
     "tessera": ("tesserec.models.tessera", "Tessera"),
 }
 

@@ -1,7 +1,8 @@
 """Export: the user side of a trained network as files that need no PyTorch.
 
 The user side of a network becomes two ONNX graphs. Neither holds the catalogue: the encoder takes the history's item
-vectors, which the index already has, so an index can gain items without a new export.
+vectors, which the index already has, so an index can gain items without a new export. The user side of SparCode is one
+graph, and the vectors lie beside it, for its index has scores only.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tesserec.files import write_json
 from tesserec.models.neural import Network
+
+if TYPE_CHECKING:
+    from tesserec.models.sparcode import SparCodeNetwork
 
 OPSET = 20
 
@@ -54,6 +59,33 @@ def export_network(network: Network, folder: Path) -> None:
         )
     facts = {"kind": "onnx", "max_length": network.config.encoder.max_length, "codes": network.codes, "dim": dim}
     write_json(folder / "user_side.json", facts)
+
+
+def export_lists(network: SparCodeNetwork, folder: Path) -> None:
+    """Write ``tokens.onnx``, ``history.npy`` and ``user_side.json`` for a network that names lists of scored items."""
+    network = copy.deepcopy(network).cpu().eval()
+    dim, batch = network.width, torch.export.Dim.DYNAMIC
+    with torch.no_grad():
+        _export(
+            _Weigh(network),
+            (torch.randn(2, 3, dim), torch.tensor([3, 2])),
+            folder / "tokens.onnx",
+            ["vectors", "lengths"],
+            ["codes", "weights"],
+            ({0: batch, 1: torch.export.Dim.DYNAMIC}, {0: batch}),
+        )
+        np.save(folder / "history.npy", network.item_vectors().numpy().astype("<f4"))
+    facts = {"max_length": network.config.encoder.max_length, "codes": int(network.listed.sum()), "dim": dim}
+    write_json(folder / "user_side.json", {"kind": "onnx-codes", **facts})
+
+
+class _Weigh(nn.Module):
+    def __init__(self, network: SparCodeNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, vectors: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.weigh(vectors, lengths)
 
 
 class _Encode(nn.Module):

@@ -279,6 +279,12 @@ class NeuralRetriever(Retriever):
         if codebook:
             save_tensors(folder / "codebook.safetensors", codebook, {})
 
+    def export(self, folder: Path) -> None:
+        """Write the user side as files that need no PyTorch."""
+        from tesserec.models.export import export_network
+
+        export_network(self.network, folder)
+
     @classmethod
     def load(cls, path: Path) -> Self:
         """Open what :meth:`save` wrote; see :meth:`Retriever.load`."""

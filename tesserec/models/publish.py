@@ -15,13 +15,12 @@ def publish_bundle(model: Retriever, root: Path, facts: dict[str, Any]) -> Path:
     facts = {"model": model.name, "config": model.config.model_dump(), **facts}
     if isinstance(model, TableRetriever):
         return publish(root, model.searcher, model.side().save, facts)
-    from tesserec.models.export import export_network
     from tesserec.models.neural import NeuralRetriever
 
     assert isinstance(model, NeuralRetriever)
 
     def write_user_side(folder: Path) -> None:
-        export_network(model.network, folder)
+        model.export(folder)
         model.save_weights(folder)
 
     return publish(root, model.searcher, write_user_side, facts)

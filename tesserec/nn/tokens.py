@@ -43,20 +43,19 @@ class TokensConfig(BaseModel):
     layers: int = Field(3, ge=1)
 
 
-class TokenMaps(nn.Module):
+class TokenMaps(nn.Linear):
     """One linear map a token; they start near the identity, so that fresh tokens are what they were made of."""
 
     def __init__(self, width: int, dim: int, count: int) -> None:
-        super().__init__()
+        super().__init__(width, count * dim)
         self.count = count
-        self.maps = nn.Linear(width, count * dim)
         if width == dim:
             with torch.no_grad():
-                self.maps.weight += torch.eye(dim).repeat(count, 1)
+                self.weight += torch.eye(dim).repeat(count, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., width)`` to tokens ``(..., count, dim)``."""
-        return self.maps(x).unflatten(-1, (self.count, -1))
+        return super().forward(x).unflatten(-1, (self.count, -1))
 
 
 class PooledTokens(nn.Module):

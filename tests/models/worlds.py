@@ -26,6 +26,7 @@ GEMIREC = SMALL | {
     "interests": 4,
     "temperature": 0.2,
 }
+CROSS = SMALL | {"temperature": 0.2, "pairs": 64}
 
 
 @cache
@@ -51,7 +52,9 @@ OWN: dict[str, dict[str, object]] = {
     "gemirec": GEMIREC,
     "mrif": SMALL | {"temperature": 0.2},
     "dmi": SMALL | {"temperature": 0.2},
-    "tessera": SMALL | {"codes": 8, "warmup_epochs": 4, "spread": 0.3},
+    "tessera": SMALL | {"normalise": True, "temperature": 0.2, "codes": 8, "warmup_epochs": 6, "spread": 0.5},
+    "sparcode": CROSS | {"codebook": {"levels": 2, "codes": 8}, "warmup_epochs": 3},
+    "all-to-all": CROSS,
 }
 """Settings that fit a trained model to the small world in seconds, by its name."""
 

@@ -60,4 +60,3 @@ def test_a_token_scores_its_own_item_as_among_all():
 def test_a_fresh_scorer_ranks_by_dot_product():
     made, tokens, items = CrossScorer(4, 6, 2.0), torch.randn(5, 4), torch.randn(9, 4)
     assert torch.allclose(made(tokens, items), 2.0 * tokens @ items.T, atol=1e-5)
-

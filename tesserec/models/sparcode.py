@@ -1,0 +1,289 @@
+"""SparCode: user tokens are quantised, so that a network over (token, item) pairs becomes an inverted index."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from typing_extensions import Self
+
+from tesserec.data.dataset import Dataset
+from tesserec.data.features import ItemFeatures
+from tesserec.data.histories import Histories
+from tesserec.index.contract import Codes, Floats, Policy
+from tesserec.index.postings import ScorePostings
+from tesserec.index.searcher import Searcher
+from tesserec.models.all_to_all import (
+    BLOCK_SCORES,
+    AllToAllConfig,
+    CrossNetwork,
+    CrossWeights,
+    HistoryVectors,
+    all_items_searcher,
+)
+from tesserec.models.neural import FitTask, NeuralRetriever
+from tesserec.nn.codebook import upkeep
+from tesserec.nn.estimators import squared_distances
+from tesserec.nn.product import ProductQuantiser
+from tesserec.nn.quantisers import CodebookConfig
+from tesserec.nn.tokens import distinct_tuples, nearest_listed, shared_codes, tuple_numbers, tuple_words
+
+MOST_TUPLES = 1 << 22
+"""Tuples that can be named: each takes four bytes in a table that finds its list."""
+
+SAMPLE_USERS = 20_000
+"""Training users whose tokens start the codebook and show its health."""
+
+TOKEN_USERS = 1024
+"""Users whose tokens are made at a time."""
+
+
+class TokenCodebookConfig(CodebookConfig):
+    """Size of the codebook of tokens and what moves it; see :class:`~tesserec.nn.quantisers.CodebookConfig`."""
+
+    codes: int = Field(64, ge=2)
+    update: Literal["gradient", "ema"] = "ema"
+
+
+class SparCodeWeights(CrossWeights):
+    """Weights of the loss terms; see also :class:`~tesserec.models.all_to_all.CrossWeights`.
+
+    Attributes
+    ----------
+    commitment
+        Draws tokens to their codewords (beta).
+    diversity
+        Keeps the tokens of a user from taking the same codes (ours).
+    """
+
+    commitment: float = Field(1.0, ge=0)
+    diversity: float = Field(0.0, ge=0)
+
+
+class SparCodeConfig(AllToAllConfig):
+    """Settings of :class:`SparCode`; see also :class:`~tesserec.models.all_to_all.AllToAllConfig`.
+
+    Attributes
+    ----------
+    codebook
+        Parts (``levels``, M), codes a part (N) and what moves them.
+    warmup_epochs
+        Epochs without quantisation, before k-means on tokens sets the codebook.
+    list_length
+        Items kept of each tuple's list, its best (T).
+    all_tuples
+        A codebook of at most this many tuples gets a list for each; a larger one for those of training users.
+    """
+
+    codebook: TokenCodebookConfig = TokenCodebookConfig()
+    weights: SparCodeWeights = SparCodeWeights()
+    warmup_epochs: int = Field(10, ge=1)
+    list_length: int = Field(1000, ge=1)
+    all_tuples: int = Field(4096, ge=0)
+
+    @property
+    def tuples(self) -> int:
+        """Tuples that tokens can take, N^M."""
+        return int(self.codebook.codes**self.codebook.levels)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.warmup_epochs >= self.training.epochs:
+            raise ValueError(
+                f"warmup_epochs = {self.warmup_epochs} leaves none of training.epochs = {self.training.epochs} for the "
+                "codebook; use fewer warm-up epochs or more epochs"
+            )
+        if self.tuples > MOST_TUPLES:
+            raise ValueError(
+                f"codebook.codes = {self.codebook.codes} in codebook.levels = {self.codebook.levels} parts make "
+                f"{self.tuples} tuples, more than {MOST_TUPLES} can be listed; use fewer of either"
+            )
+        return self
+
+
+class SparCodeNetwork(CrossNetwork):
+    """The all-to-all network with quantised tokens, and the table that says which list a tuple reads."""
+
+    listed: Tensor
+    list_of: Tensor
+
+    def __init__(self, items: int, config: SparCodeConfig, features: ItemFeatures | None) -> None:
+        super().__init__(items, config, features)
+        self.quantiser = ProductQuantiser(config.codebook, config.encoder.dim)
+        self.register_buffer("listed", torch.zeros(config.tuples, dtype=torch.bool))
+        self.register_buffer("list_of", torch.zeros(config.tuples, dtype=torch.int32))
+
+    def prepare(self, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Tokens at their codewords with gradients passed straight through, and the quantiser's terms."""
+        if not self.quantiser.started:
+            return tokens, {}
+        flat, weights, terms = tokens.flatten(0, 1), self.config.weights, {}
+        quantised = self.quantiser(flat)
+        if weights.commitment:
+            terms["commitment"] = self.quantiser.loss(flat, quantised)
+        if weights.diversity:
+            terms["diversity"] = self._shared_codes(tokens)
+        if self.training:
+            self.quantiser.update(quantised)
+        return quantised.straight_through(flat).view(tokens.shape), terms
+
+    def _shared_codes(self, tokens: Tensor) -> Tensor:
+        parts = tokens.float().unflatten(-1, (self.config.codebook.levels, -1)).unbind(-2)
+        books = self.quantiser.codebooks.detach()
+        overlaps = [shared_codes(squared_distances(part, book)) for part, book in zip(parts, books, strict=True)]
+        return torch.stack(overlaps).mean()
+
+    def tuples(self, tokens: Tensor) -> Tensor:
+        """Numbers of the nearest tuples of tokens ``(users, tokens, dim)``, ``(users, tokens)``."""
+        numbers = tuple_numbers(self.quantiser(tokens.flatten(0, 1)).codes, self.config.codebook.codes)
+        return numbers.view(tokens.shape[:2])
+
+    def weigh(self, vectors: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Lists to read, int64 ``(batch, tokens)``, and their weights, all 1, after histories of item vectors."""
+        lists = self.list_of[self.tuples(self.last_tokens(vectors, lengths))].long()
+        return lists, torch.ones_like(lists, dtype=torch.float32)
+
+    @torch.no_grad()
+    def list_tuples(self, numbers: Tensor) -> None:
+        """Decide which tuples have lists: every one, or where those are too many the given ones.
+
+        A tuple without a list reads that of the nearest tuple that has one.
+        """
+        everything = self.config.tuples <= self.config.all_tuples
+        self.listed.fill_(everything).index_fill_(0, numbers.flatten(), True)
+        self.list_of.copy_(nearest_listed(self.listed.nonzero()[:, 0], self.quantiser.codebooks))
+
+    @torch.no_grad()
+    def postings(self, items: Tensor) -> ScorePostings:
+        """The best items of every listed tuple by ``ReLU(E(tuple, i) + b)``, from item vectors ``(items, dim)``."""
+        words = tuple_words(self.listed.nonzero()[:, 0], self.quantiser.codebooks)
+        length = min(self.config.list_length, len(items))
+        best, scores = [], []
+        for block in torch.split(words, max(1, BLOCK_SCORES // len(items))):
+            top = torch.topk(self.values(self.scorer(block, items)), length)
+            best.append(top.indices.cpu())
+            scores.append(top.values.cpu())
+        values = torch.cat(scores)
+        code, place = (values > 0).nonzero(as_tuple=True)
+        return ScorePostings.build(
+            code.numpy(),
+            torch.cat(best)[code, place].numpy(),
+            values[code, place].numpy(),
+            n_codes=len(words),
+            size=len(items),
+        )
+
+    def complete(self, epoch: int) -> bool:
+        """True from the first epoch that trained with ReLU and codes."""
+        return super().complete(epoch) and epoch >= int(self.config.warmup_epochs)
+
+    @torch.no_grad()
+    def quantise(self, tokens: Tensor, epoch: int, seed: int) -> dict[str, Any]:
+        """Start the codebook from tokens ``(users, tokens, dim)`` after the warm-up; then keep it up and report."""
+        if epoch + 1 < self.config.warmup_epochs:
+            return {}
+        if not self.quantiser.started:
+            self.quantiser.start(tokens.flatten(0, 1), seed)
+        health = upkeep(self.quantiser, tokens.flatten(0, 1), epoch, seed)
+        return health | {"tokens/distinct": float(distinct_tuples(self.tuples(tokens)).float().mean())}
+
+
+class TupleSide:
+    """Which lists a history reads, from tensors in memory; a :class:`tesserec.index.user_side.ScoreSide`."""
+
+    def __init__(self, network: SparCodeNetwork) -> None:
+        self.network, self.inputs = network, HistoryVectors(network)
+
+    @torch.inference_mode()
+    def weigh(self, histories: Histories) -> tuple[Codes, Floats]:
+        """See :class:`tesserec.index.user_side.ScoreSide`."""
+        lists, weights = self.network.weigh(*self.inputs(histories))
+        return lists.cpu().numpy().astype(np.int32), weights.cpu().numpy()
+
+
+class SparCodeTask(FitTask):
+    """The loop's view of SparCode: codes are kept up, and lists built, from the tokens of users."""
+
+    model: SparCode
+
+    def __init__(self, model: SparCode, dataset: Dataset, seed: int) -> None:
+        super().__init__(model, dataset, seed)
+        rows = np.random.default_rng(seed).permutation(len(dataset.train))[:SAMPLE_USERS]
+        self.sample = dataset.train.take(np.sort(rows))
+
+    def end_epoch(self, epoch: int) -> dict[str, Any]:
+        """See :class:`tesserec.training.loop.Task`."""
+        figures = super().end_epoch(epoch)
+        return figures | self.model.network.quantise(self.model.tokens(self.sample), epoch, self.seed)
+
+    def validate(self) -> dict[str, float]:
+        """Recall on the validation users, by lists of their tuples alone."""
+        if self.model.network.quantiser.started:
+            self.model.list_tuples(self.part.histories)
+        return super().validate()
+
+
+class SparCode(NeuralRetriever):
+    """SparCode-style retrieval (Su et al., SIGIR 2023), after the paper's figures and a third-party port.
+
+    From the paper: a user is K tokens; a product quantiser shared by all tokens, moved by moving averages and a
+    commitment loss, makes them tuples of codes; any pair encoder scores (tuple, item); ``y = sum_k ReLU(E(t_k, i) +
+    b)``. Since there are finitely many tuples, E is computed offline: each tuple has an inverted list of scored items,
+    and a request adds up K lists. A served score is the training score.
+
+    Notes
+    -----
+    Ours: what :class:`~tesserec.models.all_to_all.AllToAll` notes; a warm-up without quantisation, then k-means on
+    tokens; gradients pass the quantiser straight through, so the ranking loss reaches the tokenizer; dead codes restart
+    after each epoch. b is learned in training; each list keeps its ``list_length`` best items and loses the rest, which
+    is a threshold of its own for each tuple. Where there are more tuples than ``all_tuples``, those that training users
+    have get lists, and any other tuple reads the list of the nearest of these.
+    """
+
+    name = "sparcode"
+    network: SparCodeNetwork
+    Config = SparCodeConfig
+    network_class = SparCodeNetwork
+
+    def fit(
+        self, dataset: Dataset, *, seed: int = 0, run: Path | None = None, resume: bool = False, progress: bool = False
+    ) -> Self:
+        """Train, then list the tuples of training users; see :meth:`NeuralRetriever.fit`."""
+        super().fit(dataset, seed=seed, run=run, resume=resume, progress=progress)
+        self.list_tuples(dataset.train)
+        return self
+
+    def task(self, dataset: Dataset, seed: int) -> SparCodeTask:
+        """See :meth:`NeuralRetriever.task`."""
+        return SparCodeTask(self, dataset, seed)
+
+    @torch.inference_mode()
+    def tokens(self, histories: Histories) -> Tensor:
+        """Tokens of users before quantisation, ``(users, tokens, dim)``."""
+        inputs = HistoryVectors(self.network.eval())
+        blocks = np.array_split(np.arange(len(histories)), -(-len(histories) // TOKEN_USERS))
+        return torch.cat([self.network.last_tokens(*inputs(histories.take(block))) for block in blocks])
+
+    def list_tuples(self, histories: Histories) -> None:
+        """Give the tuples of these users lists; see :meth:`SparCodeNetwork.list_tuples`."""
+        self.network.list_tuples(self.network.tuples(self.tokens(histories)))
+        self.__dict__.pop("searcher", None)
+
+    @cached_property
+    def searcher(self) -> Searcher:
+        """See :attr:`Retriever.searcher`; in the warm-up every item is scored by tokens as they are."""
+        if not self.network.quantiser.started:
+            return all_items_searcher(self.catalogue, self.network)
+        side = TupleSide(self.network.eval())
+        return Searcher(self.catalogue, side, self.network.postings(side.inputs.vectors), Policy(interests=1))
+
+    def export(self, folder: Path) -> None:
+        """See :meth:`NeuralRetriever.export`."""
+        from tesserec.models.export import export_lists
+
+        export_lists(self.network, folder)

@@ -1,0 +1,242 @@
+"""SparCode: what moves what, lists against brute force, and its place between two-tower and all-to-all."""
+
+import numpy as np
+import pytest
+import torch
+
+from tesserec.data.features import ItemFeatures
+from tesserec.errors import ConfigError, UserError
+from tesserec.evaluation.metrics import recall
+from tesserec.index.bundle import Bundle
+from tesserec.index.catalogue import Catalogue
+from tesserec.models.all_to_all import CrossNetwork, HistoryVectors
+from tesserec.models.publish import publish_bundle
+from tesserec.models.sparcode import SparCode, SparCodeConfig
+from tesserec.nn.tokens import tuple_words
+from tests.models.worlds import dataset, fitted, settings
+
+TERMS = ("cross", "single", "commitment", "diversity")
+
+
+def config(**changes):
+    given = settings("sparcode")
+    merged = {name: {**given.get(name, {}), **new} if isinstance(new, dict) else new for name, new in changes.items()}
+    return SparCodeConfig.model_validate(given | merged)
+
+
+def started(**changes):
+    """A SparCode network with a codebook, what the loop would give it, and one batch."""
+    model = SparCode(config(**changes))
+    model.catalogue = Catalogue.from_dataset(dataset())
+    torch.manual_seed(0)
+    model.network = model.network_class(len(dataset().items), model.config, None)
+    task = model.task(dataset(), 0)
+    with torch.no_grad():
+        for each in model.network.tokenizer.parameters():
+            each += 0.3 * torch.randn_like(each)
+        torch.nn.init.normal_(model.network.scorer.weight, std=0.1)
+    model.network.quantiser.start(model.tokens(task.sample).flatten(0, 1), seed=0)
+    return model, task, next(task.batches.epoch(0))
+
+
+def gradients(model, task, batch):
+    torch.manual_seed(1)
+    model.network.train().zero_grad()
+    terms = task.losses(batch, 0.0)
+    sum(terms.values()).backward()
+    return terms, {name: p.grad for name, p in model.network.named_parameters() if p.grad is not None}
+
+
+def only(name, weight=1.0):
+    return {term: 0.0 for term in TERMS} | {name: weight}
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_every_weight_scales_the_gradient_it_names(term):
+    named = {"cross": "scorer.item.weight", "single": "items.table.weight"}.get(term, "tokenizer.maps.weight")
+    once, tenfold = (gradients(*started(weights=only(term, weight))) for weight in (1.0, 10.0))
+    assert list(once[0]) == [term]
+    assert once[1][named].abs().sum() > 0
+    assert torch.allclose(10 * once[1][named], tenfold[1][named], rtol=1e-3, atol=1e-6)
+
+
+def test_ranking_reaches_the_tokenizer_through_the_codes():
+    _, moved = gradients(*started(weights=only("cross")))
+    assert moved["tokenizer.maps.weight"].abs().sum() > 0
+    assert moved["bias"].abs() > 0
+    assert "quantiser.codebooks" not in moved
+
+
+def test_tokens_are_scored_at_their_nearest_codewords():
+    model, task, _ = started()
+    tokens = model.tokens(task.sample)[:20]
+    quantised, _ = model.network.eval().prepare(tokens)
+    for part, book in enumerate(model.network.quantiser.codebooks.detach()):
+        width = book.shape[1]
+        of_part = slice(part * width, (part + 1) * width)
+        nearest = (tokens[..., None, of_part] - book).square().sum(-1).argmin(-1)
+        assert torch.allclose(quantised[..., of_part], book[nearest], atol=1e-5)
+
+
+def test_score_and_commitment_see_the_same_codewords_and_the_averages_move_them_afterwards():
+    model, task, _ = started()
+    tokens = model.tokens(task.sample) + 0.1
+    network = model.network.train()
+    before = network.quantiser.codebooks.detach().clone()
+    scored, terms = network.prepare(tokens)
+    assert torch.allclose(terms["commitment"], (tokens - scored).square().sum(-1).mean(), rtol=1e-4)
+    words = torch.cat([book[code] for book, code in zip(before, codes_of(network, tokens, before), strict=True)], -1)
+    assert torch.allclose(scored.flatten(0, 1), words, atol=1e-5)
+    assert not torch.equal(before, network.quantiser.codebooks)
+
+
+def codes_of(network, tokens, books):
+    parts = tokens.flatten(0, 1).unflatten(-1, (len(books), -1)).unbind(1)
+    return [torch.cdist(part, book).argmin(-1) for part, book in zip(parts, books, strict=True)]
+
+
+def test_bias_and_relu_are_trained_as_they_serve():
+    network = started()[0].network
+    scores = torch.linspace(-3, 3, 7)
+    with torch.no_grad():
+        network.bias.fill_(0.5)
+    network.sharp.fill_(False)
+    assert torch.allclose(network.train().values(scores), torch.nn.functional.softplus(scores + 0.5))
+    network.sharp.fill_(True)
+    assert torch.equal(network.train().values(scores), network.eval().values(scores))
+    assert torch.equal(network.values(scores), (scores + 0.5).clamp_min(0))
+
+
+@pytest.mark.parametrize("name", ["sparcode", "all-to-all"])
+def test_only_epochs_with_relu_and_codes_can_be_the_best(name):
+    network = fitted(name).network
+    assert network.sharp
+    whole = [network.complete(epoch) for epoch in range(12)]
+    assert whole == [epoch >= 6 for epoch in range(12)]
+    late = SparCode(config(warmup_epochs=9))
+    assert [late.network_class(120, late.config, None).complete(epoch) for epoch in (8, 9)] == [False, True]
+
+
+def with_settings(**changes):
+    """The fitted model under other settings of serving."""
+    model = SparCode(config(**changes))
+    model.catalogue = fitted("sparcode").catalogue
+    model.network = model.network_class(120, model.config, None)
+    model.network.load_state_dict(fitted("sparcode").network.state_dict())
+    return model
+
+
+def brute_force(model, histories):
+    """Training scores of every item: codewords of the users' tokens through the scorer, bias, ReLU, sum."""
+    network = model.network.eval()
+    with torch.no_grad():
+        quantised, _ = network.prepare(network.last_tokens(*HistoryVectors(network)(histories)))
+        return network.score(quantised, network.item_vectors()).numpy()
+
+
+def test_lists_added_up_are_the_training_scores():
+    model, part = with_settings(list_length=120), dataset().test
+    scores = brute_force(model, part.histories)
+    found = model.searcher.retrieve(part.histories, 120, exclude_seen=False)
+    for user in range(0, len(scores), 37):
+        held = found.items[user] >= 0
+        assert np.allclose(found.scores[user, held], scores[user, found.items[user, held]], rtol=1e-5, atol=1e-4)
+        assert held.sum() == (scores[user] > 0).sum()
+        assert np.all(np.diff(found.scores[user, held]) <= 0)
+
+
+def test_a_posting_is_the_score_of_its_tuple_and_item():
+    model = fitted("sparcode")
+    network, postings = model.network.eval(), model.searcher.postings
+    listed = network.listed.nonzero()[:, 0]
+    with torch.no_grad():
+        words = tuple_words(listed, network.quantiser.codebooks)
+        values = network.values(network.scorer(words, network.item_vectors())).numpy()
+    assert postings.codes == len(listed) == 64
+    for code in range(0, 64, 9):
+        items, scores = postings.of(code)
+        assert np.allclose(scores, values[code, items], rtol=1e-5, atol=1e-5)
+        assert (scores > 0).all()
+
+
+def test_no_list_is_longer_than_asked_and_each_keeps_its_best():
+    short, full = with_settings(list_length=7), with_settings(list_length=120)
+    for code in range(short.searcher.postings.codes):
+        items, scores = short.searcher.postings.of(code)
+        assert len(items) == min(7, len(full.searcher.postings.of(code)[0]))
+        assert np.array_equal(scores, full.searcher.postings.of(code)[1][:7])
+
+
+def test_tuples_nobody_had_read_the_list_of_the_nearest_that_somebody_had():
+    model = with_settings(all_tuples=0)
+    few = dataset().train.take(np.arange(5))
+    model.list_tuples(few)
+    listed = model.network.listed.nonzero()[:, 0]
+    assert listed.tolist() == model.network.tuples(model.tokens(few)).unique().tolist()
+    assert model.searcher.postings.codes == len(listed) < 64
+    whole = fitted("sparcode").searcher.retrieve(few, 10)
+    assert np.array_equal(model.searcher.retrieve(few, 10).items, whole.items)
+    words = tuple_words(torch.arange(64), model.network.quantiser.codebooks.detach())
+    nearest = torch.cdist(words, words[listed]).argmin(-1)
+    assert torch.equal(model.network.list_of.long(), nearest)
+
+
+def test_distinct_tuples_of_users_are_reported():
+    model, task, _ = started()
+    tokens = model.tokens(task.sample)
+    figures = model.network.quantise(tokens, epoch=9, seed=0)
+    numbers = model.network.tuples(tokens).numpy()
+    assert figures["tokens/distinct"] == pytest.approx(np.mean([len(set(row)) for row in numbers]))
+    assert {"codebook/perplexity/0", "codebook/dead/1", "codebook/restarted/0"} <= set(figures)
+
+
+def test_one_token_is_a_tuple_and_its_list_the_answer(tmp_path):
+    model = SparCode(config(tokens={"count": 1}, training={"epochs": 8})).fit(dataset(), seed=1)
+    part = dataset().test
+    lists, _ = model.searcher.side.weigh(part.histories)
+    assert lists.shape == (len(part.users), 1)
+    publish_bundle(model, tmp_path, {})
+    ours, theirs = (one.retrieve(part.histories, 10) for one in (model.searcher, Bundle.open(tmp_path).searcher))
+    assert (ours.items == theirs.items).mean() > 0.99
+
+
+def test_quantised_users_come_near_the_bound_and_the_bound_to_the_two_tower():
+    part = dataset().test
+    found = {
+        name: recall(fitted(name).searcher.retrieve(part.histories, 20).items, part.targets, 20).mean()
+        for name in ("two-tower", "sparcode", "all-to-all")
+    }
+    assert found["sparcode"] > 0.95 * found["all-to-all"]
+    assert found["all-to-all"] > 0.95 * found["two-tower"]
+
+
+def test_all_to_all_scores_the_whole_catalogue_and_is_not_served(tmp_path):
+    model, part = fitted("all-to-all"), dataset().test
+    found = model.searcher.retrieve(part.histories.take(np.arange(5)), 120, exclude_seen=False)
+    assert all(sorted(row) == list(range(120)) for row in found.items)
+    with pytest.raises(UserError, match="no index to publish"):
+        publish_bundle(model, tmp_path, {})
+    assert not list(tmp_path.glob("generation-*"))
+
+
+def test_features_reach_items_and_tokens():
+    torch.manual_seed(0)
+    network = CrossNetwork(120, config(), ItemFeatures.from_dataset(dataset())).eval()
+    histories = dataset().test.histories.take(np.arange(5))
+    tables = network.items.features.tables
+    found = []
+    for _ in range(2):
+        inputs = HistoryVectors(network)
+        found.append((inputs.vectors, network.last_tokens(*inputs(histories)).detach()))
+        with torch.no_grad():
+            tables[0].weight[1:] += 1.0
+    assert all((before - after).abs().amax(-1).min() > 1e-3 for before, after in zip(*found, strict=True))
+
+
+def test_settings_that_cannot_work_are_refused():
+    with pytest.raises(ValueError, match=r"warmup_epochs = 12 leaves none"):
+        config(warmup_epochs=12)
+    with pytest.raises(ValueError, match=r"make 16777216 tuples, more than"):
+        config(codebook={"levels": 4, "codes": 64})
+    with pytest.raises(ConfigError, match=r"3 parts do not divide a width of 16"):
+        SparCode(config(codebook={"levels": 3})).fit(dataset())
