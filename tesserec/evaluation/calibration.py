@@ -21,7 +21,7 @@ from tesserec.evaluation.metrics import Floats
 PAIR_EDGES = np.concatenate([[0.0], np.geomspace(1e-4, 1.0, 21)])
 TOP_EDGES = np.linspace(0.0, 1.0, 16)
 LEAST = 1e-12
-"""Probabilities below count as this in the log-likelihood."""
+"""Probabilities below count as this in the log-likelihood, and such targets as ruled out."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class Calibration:
         All pairs of a target and a cell.
     top
         The likeliest cell of each target's user.
-    targets
-        How many targets there are.
+    targets, ruled_out
+        How many targets there are, and how many of them lie in a cell to which the posterior gives nothing.
     log_loss, brier
         Sums over targets of ``-log p(cell)`` and of the squared error over all cells.
     """
@@ -83,6 +83,7 @@ class Calibration:
     pairs: Bins
     top: Bins
     targets: int
+    ruled_out: int
     log_loss: float
     brier: float
 
@@ -95,7 +96,8 @@ class Calibration:
         ``ece`` is over pairs; ``misplaced`` is half its sum over the cells, between 0 and 1: the probability mass that
         the bins show in the wrong place, comparable between codebooks of different size. ``ece_top``,
         ``confidence_top`` and ``accuracy_top`` are of the likeliest cell; ``nll`` (nats) and ``brier`` are means over
-        targets.
+        targets. A target that the posterior rules out, as a truncated one may, adds no more than ``-log(1e-12)`` to
+        ``nll``; where ``ruled_out``, the share of such targets, is not small, ``nll`` says little else.
         """
         cells = self.pairs.count.sum() / self.targets
         return {
@@ -105,6 +107,7 @@ class Calibration:
             "confidence_top": float(self.top.promised.sum()) / self.targets,
             "accuracy_top": float(self.top.true.sum()) / self.targets,
             "nll": self.log_loss / self.targets,
+            "ruled_out": self.ruled_out / self.targets,
             "brier": self.brier / self.targets,
         }
 
@@ -136,6 +139,7 @@ def calibration(
         pairs=Bins.tally(chance.ravel(), np.repeat(draws, cells), chosen.ravel(), PAIR_EDGES),
         top=Bins.tally(chance[rows, top], draws, chosen[rows, top], TOP_EDGES),
         targets=len(user),
+        ruled_out=int((of_target < LEAST).sum()),
         log_loss=float(-np.log(np.maximum(of_target, LEAST)).sum()),
         brier=float(((chance**2).sum(axis=1)[user] - 2 * of_target + 1).sum()),
     )

@@ -28,7 +28,8 @@ def cell_map(name: str, number: int, cells: Mapping[str, Any]) -> Plot:
         busy = np.sqrt(traffic / max(traffic.max(initial=0), 1))
         axes.scatter(x, y, s=6 + 320 * items / items.max(), color=colour(0), alpha=0.12 + 0.8 * busy, linewidths=0)
         axes.margins(0.12)
-        for at in _apart(x, y, [int(place) for place in cells["names"]]):
+        largest = sorted((int(place) for place in cells["names"]), key=lambda at: (-items[at], at))
+        for at in _apart(x, y, largest):
             left = x[at] > (x.max() + x.min()) / 2
             axes.annotate(
                 _short(cells["names"][str(at)]),

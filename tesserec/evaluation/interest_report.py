@@ -41,6 +41,7 @@ MEANINGS = {
     "accuracy_top": "Share of targets in the likeliest cell.",
     "nll": "Mean of minus the logarithm of the probability of the target's cell; lower is better.",
     "nll_popularity": "The same for a posterior that knows each cell's share of the training events alone.",
+    "ruled_out": "Share of targets whose cell the posterior gives no probability at all; each adds 27.6 to nll.",
     "brier": "Mean squared error of the posterior over all cells; lower is better.",
     "perplexity": "Codes in effective use at this level.",
     "dead": "Codes at this level that no item has.",

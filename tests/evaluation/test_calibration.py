@@ -43,6 +43,13 @@ def test_three_users_four_cells_by_hand() -> None:
     assert found["misplaced"] == pytest.approx(found["ece"] * 4 / 2)
 
 
+def test_targets_that_are_ruled_out_are_counted_and_bounded() -> None:
+    posterior = np.array([[1.0, 0.0], [0.5, 0.5]])
+    found = calibration(posterior, np.array([0, 1]), Histories.from_lists([[1], [0]])).figures()
+    assert found["ruled_out"] == 0.5
+    assert found["nll"] == pytest.approx((-np.log(1e-12) - np.log(0.5)) / 2)
+
+
 def test_pairs_by_hand() -> None:
     posterior = np.array([[0.75, 0.25]])
     found = calibration(posterior, np.array([0, 1]), Histories.from_lists([[0, 0, 0, 1]]))

@@ -41,6 +41,12 @@ def test_a_hundred_items_need_ninety_nine() -> None:
     assert found.items.tolist() == [99]
 
 
+def test_rounding_asks_for_no_item_more() -> None:
+    cell_of = np.repeat([0, 1], [7, 93])
+    assert 0.07 * 100 > 7
+    assert cells_needed(np.array([[0.6, 0.4]]), cell_of, np.arange(100)[None], share=0.07).cells.tolist() == [1]
+
+
 def test_a_user_without_a_list_has_no_figure() -> None:
     found = cells_needed(POSTERIOR[:1], CELL_OF, np.array([[-1, -1]]))
     assert np.isnan([found.cells, found.items, found.fewest]).all()
