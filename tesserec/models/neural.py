@@ -299,9 +299,20 @@ class NeuralRetriever(Retriever):
         try:
             model.network.load_state_dict(weights)
         except RuntimeError as error:
-            raise ArtefactError(f"{path} holds weights of another shape than its config.json says: {error}") from None
+            fault = _other_codebook(model.network, weights) or error
+            raise ArtefactError(f"{path} holds weights of another shape than its config.json says: {fault}") from None
         model.network.eval()
         return model
+
+
+def _other_codebook(network: Network, weights: dict[str, Tensor]) -> str:
+    """What to say where a saved codebook has other sizes than the network's; empty where it has the same."""
+    name = f"{CODEBOOK}codebooks"
+    found, expected = weights.get(name), network.state_dict().get(name)
+    if found is None or expected is None or found.shape == expected.shape:
+        return ""
+    sizes = (f"{tuple(x.shape[:2])}" for x in (found, expected))
+    return "(codebook.levels, codebook.codes) is {} in codebook.safetensors, {} in config.json".format(*sizes)
 
 
 class FitTask:

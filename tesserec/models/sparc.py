@@ -20,6 +20,7 @@ from tesserec.nn.encoders import causal_mask
 from tesserec.nn.interests import Posterior, Reader
 from tesserec.nn.losses import bpr, info_nce
 from tesserec.nn.quantisers import CodebookConfig, ResidualQuantiser
+from tesserec.training.config import TrainingConfig
 
 
 class SparcWeights(BaseModel):
@@ -59,6 +60,12 @@ class SparcWeights(BaseModel):
     interest: float = Field(1.0, ge=0)
 
 
+class SparcTraining(TrainingConfig):
+    """Budget and optimiser; the learning rate falls, since the joint epochs start from what the warm-up has learned."""
+
+    final_rate: float = Field(0.1, gt=0, le=1)
+
+
 class SparcConfig(NeuralConfig):
     """Settings of :class:`Sparc`; see also :class:`~tesserec.models.neural.NeuralConfig`.
 
@@ -86,15 +93,16 @@ class SparcConfig(NeuralConfig):
         :class:`~tesserec.index.contract.Policy`.
     """
 
+    training: SparcTraining = SparcTraining()
     codebook: CodebookConfig = CodebookConfig()
     weights: SparcWeights = SparcWeights()
     warmup_epochs: int = Field(10, ge=1)
-    query_drawn_share: float = Field(0.0, ge=0, le=1)
-    query_sum_share: float = Field(0.5, ge=0, le=1)
+    query_drawn_share: float = Field(0.7, ge=0, le=1)
+    query_sum_share: float = Field(0.0, ge=0, le=1)
     contrast_rows: int = Field(512, ge=2)
     coupling: Literal["joint", "stop-gradient", "frozen"] = "joint"
     posterior: Literal["free", "tied"] = "tied"
-    reader_dropout: float = Field(0.0, ge=0, lt=1)
+    reader_dropout: float = Field(0.5, ge=0, lt=1)
     interests: int = Field(8, ge=1)
     merge: Merge = "probability"
 
@@ -262,11 +270,13 @@ class _Step:
 
     @cached_property
     def logits(self) -> Tensor:
-        return self.network.posterior_logits(self.states)[self.batch.valid]
+        logits: Tensor = self.network.posterior_logits(self.states)[self.batch.valid]
+        return logits
 
     @cached_property
     def match(self) -> Tensor:
-        return (self.users * self.z).sum(-1) / self.temperature
+        scores: Tensor = (self.users * self.z).sum(-1) / self.temperature
+        return scores
 
     @cached_property
     def rows(self) -> Tensor:
@@ -312,21 +322,29 @@ class _Step:
 class Sparc(NeuralRetriever):
     """SPARC-style retrieval (Shi, Dou, Qi 2025, arXiv 2508.09090), after third-party readings of the paper.
 
-    From the paper, as reported: residual quantisation of items by summed codewords; the target's level-0 codeword or,
-    half of the time, its whole reconstruction as the query that reads the history; an interest probability tower
-    over all level-0 codes; the losses BCE, quantisation, shuffled-interest BPR with weight 10, user-item and item-item
-    contrast, and interest cross-entropy, all trained jointly with undetached codewords; at inference the K likeliest
-    codes, one vector each, merged by a share of the list ("soft search").
+    From the paper, as reported: residual quantisation of items by summed codewords; the target's level-0 codeword or
+    its whole reconstruction as the query that reads the history; an interest probability tower over all level-0 codes;
+    the losses BCE, quantisation, shuffled-interest BPR, user-item and item-item contrast, and interest cross-entropy,
+    all trained jointly with undetached codewords; at inference the K likeliest codes, one vector each, merged by a
+    share of the list ("soft search").
 
     Notes
     -----
     Ours, where the paper is silent or unknown to us: one causal encoder under all heads, trained at every position;
     a sampled softmax with log-Q correction beside BCE, since public logs have no impressions, and BCE's negatives are
     other rows of the batch under their own interest; cosine similarity; the reader's residual form; a single-vector
-    warm-up, then k-means, and that model's own softmax beside the other terms from then on; dead codes restart on
-    random residuals after each epoch; the weights, and the ramp of the BPR weight; contrastive rows of the same item
-    are masked. Scores are comparable across interests: the codebook estimates each interest's softmax denominator,
-    which is subtracted, so that ``u_c . z_i`` is ``log p(i | c, u)`` up to the estimate's error. Lists are merged by
+    warm-up, then k-means, and that model's own softmax beside the other terms from then on, at a falling learning
+    rate; dead codes restart on random residuals after each epoch; the weights, and the ramp of the BPR weight;
+    contrastive rows of the same item are masked.
+
+    Against the paper, since it ranked better: most training queries take a code drawn from the posterior, because a
+    reader that only ever sees the target's code trusts it too much when it has to be guessed; the whole reconstruction,
+    which all but names the target, is not used unless ``query_sum_share`` says so (the paper: half); the tower adds to
+    what the single-vector model believes of each cell, so that SPARC starts as that model; BPR weighs 0.1 (the paper:
+    10). ``coupling`` gives the two controls for joint training.
+
+    Scores are comparable across interests: the codebook estimates each interest's softmax denominator, which is
+    subtracted, so that ``u_c . z_i`` is ``log p(i | c, u)`` up to the estimate's error. Lists are merged by
     ``log p(c | u) + u_c . z_i`` unless ``merge`` says otherwise ("quota" is the paper's sharing of slots, by largest
     remainder).
     """

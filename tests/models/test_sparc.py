@@ -1,10 +1,12 @@
 """SPARC: what moves what, and what it learns of a planted world."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
-from tesserec.errors import ConfigError, TrainingRefused
+from tesserec.errors import ArtefactError, ConfigError, TrainingRefused
 from tesserec.evaluation.metrics import recall
 from tesserec.models.neural import FitTask
 from tesserec.models.sparc import Sparc, SparcConfig, SparcNetwork
@@ -74,8 +76,26 @@ def test_terms_of_no_weight_cost_nothing(monkeypatch):
     assert list(task.losses(batch, 1.0)) == ["single"]
 
 
+def test_drawn_codes_follow_the_posterior_and_take_the_place_of_the_target():
+    network, task, batch = network_and_batch({"query_drawn_share": 1.0}, **only("softmax"))
+    read = []
+    network.interest_vectors = lambda states, queries, valid: read.append(queries) or network.user(states)[valid]
+    with torch.no_grad():
+        network.posterior.codes.bias[3] = 50.0
+        task.losses(batch, 1.0)
+    assert torch.allclose(read[0], network.quantiser.codebooks[0, 3].detach().expand_as(read[0]))
+
+
+def test_a_codebook_of_another_size_is_refused_with_the_setting_and_both_sizes(tmp_path):
+    model = copy.copy(fitted("sparc"))
+    model.config = Sparc.Config.model_validate(SPARC | {"codebook": {"levels": 2, "codes": 16}})
+    model.save(tmp_path / "model")
+    with pytest.raises(ArtefactError, match=r"codebook\.codes\) is \(2, 8\) in codebook.*\(2, 16\) in config\.json"):
+        Sparc.load(tmp_path / "model")
+
+
 def test_the_served_score_is_the_trained_one():
-    network, task, batch = network_and_batch()
+    network, _, batch = network_and_batch()
     network.eval()
     inputs, targets = torch.from_numpy(batch.inputs), torch.from_numpy(batch.targets)
     lengths = (targets >= 0).sum(1)
