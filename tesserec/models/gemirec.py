@@ -89,10 +89,10 @@ class GemiRecConfig(NeuralConfig):
     codebook: DictionaryConfig = DictionaryConfig()
     weights: GemiRecWeights = GemiRecWeights()
     depth: int = Field(2, ge=1)
-    warmup_epochs: int = Field(10, ge=1)
+    warmup_epochs: int = Field(20, ge=1)
     reassign_every: int = Field(1, ge=1)
-    swap: float = Field(0.2, ge=0, le=1)
-    shared: bool = True
+    swap: float = Field(0.3, ge=0, le=1)
+    shared: bool = False
     reader_dropout: float = Field(0.0, ge=0, lt=1)
     trust: float = Field(0.5, ge=0, le=1)
     posterior_temperature: float = Field(1.0, gt=0)
@@ -290,7 +290,9 @@ class GemiRec(NeuralRetriever):
     - MIRM: target attention by a linear map of the interest embedding, in residual form, with a sampled softmax over
       the whole catalogue. Of the queries, the share ``swap`` uses an interest drawn from the posterior among those with
       the target's first code: the gap between telling the interest and predicting it. ``trust`` shortens the step from
-      the user's own vector to the interest's at inference; the step is too long on users who were not trained on.
+      the user's own vector to the interest's at inference; the step is too long on users who were not trained on. By
+      default neither this softmax nor the posterior moves items and encoder (``shared``): a softmax of the user's own
+      vector does, and the interests add to it what they can.
     - Serving: every interest searches the whole catalogue, merged by ``log p(m | u) + log p(i | m, u)``, whose
       denominator is estimated from the cells' centres and sizes; ``within_cell`` searches an interest's own cell. At
       most ``per_parent`` interests share their first code, and what the others would have is shared by these, so the

@@ -19,7 +19,7 @@ TERMS = ("retrieval", "single", "posterior", "dictionary", "shuffle")
 
 def network_and_batch(weights=(), **settings):
     """A network with a dictionary, a reader and a posterior that listen, and one batch."""
-    given = GEMIREC | {"weights": dict.fromkeys(TERMS, 0.0) | dict(weights)} | settings
+    given = GEMIREC | {"shared": True, "weights": dict.fromkeys(TERMS, 0.0) | dict(weights)} | settings
     model = GemiRec(GemiRecConfig.model_validate(given))
     model.catalogue = Catalogue.from_dataset(dataset())
     torch.manual_seed(0)
