@@ -334,7 +334,7 @@ class FitTask:
         )
         if not len(dataset.valid.users):
             raise DataError("the split holds no validation user, so no epoch can be chosen; prepare with another split")
-        self.part = _some_users(dataset.valid, config.validate_users, seed)
+        self.part = some_users(dataset.valid, config.validate_users, seed)
         self.k = min(config.validate_k, len(dataset.items))
         self.popularity = self._recall(Popularity().fit(dataset).searcher)
 
@@ -369,7 +369,8 @@ class FitTask:
         return float(recall(candidates.items, self.part.targets, self.k).mean())
 
 
-def _some_users(part: Part, size: int, seed: int) -> Part:
+def some_users(part: Part, size: int, seed: int) -> Part:
+    """At most ``size`` users of a part, a seeded choice in their order."""
     rows = np.arange(len(part.users))
     if len(rows) > size:
         rows = np.sort(np.random.default_rng(seed).choice(rows, size, replace=False))

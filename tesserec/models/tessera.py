@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,25 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import Self
 
+from tesserec.data.dataset import Dataset
 from tesserec.data.features import ItemFeatures
 from tesserec.errors import ConfigError
 from tesserec.index.contract import Policy
-from tesserec.models.neural import Network, NeuralConfig, NeuralRetriever, TensorBatch, last_valid
+from tesserec.models.neural import (
+    Network,
+    NeuralConfig,
+    NeuralRetriever,
+    TensorBatch,
+    TorchSide,
+    last_valid,
+    some_users,
+)
 from tesserec.nn.cells import start_cells, step_cells
 from tesserec.nn.codebook import judge
-from tesserec.nn.factorised import Layout, LowRankReader, Moments, cell_softmax
+from tesserec.nn.factorised import Layout, LowRankReader, Moments, best_heat, cell_softmax
+from tesserec.nn.losses import full_softmax
 
 
 class TesseraConfig(NeuralConfig):
@@ -44,7 +56,7 @@ class TesseraConfig(NeuralConfig):
     normalise: bool = False
     temperature: float = Field(1.0, gt=0)
     codes: int = Field(128, ge=2)
-    balance: float = Field(3.0, ge=1)
+    balance: float = Field(2.0, ge=1)
     warmup_epochs: int = Field(10, ge=1)
     settle_epochs: int = Field(20, ge=0)
     spread: float = Field(0.0, ge=0)
@@ -63,6 +75,7 @@ class TesseraNetwork(Network):
     log_sizes: Tensor
     means: Tensor
     variances: Tensor
+    heat: Tensor
 
     def __init__(self, items: int, config: TesseraConfig, features: ItemFeatures | None) -> None:
         super().__init__(items, config, features)
@@ -78,6 +91,7 @@ class TesseraNetwork(Network):
         self.reader = LowRankReader(dim, config.reader_rank, config.reader_dropout) if config.reader_rank else None
         self.register_buffer("assignment", torch.zeros(items, dtype=torch.int64))
         self.register_buffer("version", torch.tensor(0))
+        self.register_buffer("heat", torch.tensor(1.0))
         for name, value in vars(Moments.of(self.items.all(), self.layout)).items():
             self.register_buffer(name, value)
 
@@ -90,22 +104,30 @@ class TesseraNetwork(Network):
         return known
 
     def losses(self, batch: TensorBatch, progress: float) -> dict[str, Tensor]:
-        """``cell`` and ``item``, whose sum is ``-log p(target)`` over the whole catalogue, and ``spread``."""
+        """``cell`` and ``item``, whose sum is ``-log p(target)`` over the whole catalogue, and ``spread``.
+
+        Before the cells are started ``item`` alone, the full softmax.
+        """
         items, layout = self.items.every(), self.layout
         users = self.user(self.states(F.embedding(batch.inputs, items))[batch.valid]) / self.config.temperature
+        if not self.version:
+            return {"item": full_softmax(users, items, batch.wanted)}
         moments, cells = Moments.of(items, layout), layout.cells[batch.wanted]
         read = self._read(users, F.embedding(cells, moments.means.detach()))
         return {
             "cell": F.cross_entropy(self.cell_logits(users, moments), cells),
             "item": cell_softmax(read, items, batch.wanted, layout),
-            **({"spread": self.config.spread * moments.spread()} if self.config.spread and self.version else {}),
+            "spread": self.config.spread * moments.spread(),
         }
 
     def cell_logits(self, users: Tensor, moments: Moments) -> Tensor:
-        """Logits of cells ``(rows, codes)``: the log-mass of each by its moments, under a learned tilt and lift."""
+        """Logits of cells ``(rows, codes)``: the log-mass of each by its moments, under a learned tilt and lift.
+
+        Divided by ``heat``, which is 1 in training.
+        """
         with torch.autocast(users.device.type, enabled=False):
             users = users.float()
-            return moments.logits(users + self.tilt(users)) + self.lift
+            return (moments.logits(users + self.tilt(users)) + self.lift) / self.heat
 
     def _read(self, users: Tensor, means: Tensor) -> Tensor:
         """User vectors of interests whose cells have these means; shapes broadcast."""
@@ -179,6 +201,21 @@ class Tessera(NeuralRetriever):
     network: TesseraNetwork
     Config = TesseraConfig
     network_class = TesseraNetwork
+
+    def fit(
+        self, dataset: Dataset, *, seed: int = 0, run: Path | None = None, resume: bool = False, progress: bool = False
+    ) -> Self:
+        """Train, then calibrate the posterior on validation users; see :meth:`NeuralRetriever.fit`."""
+        super().fit(dataset, seed=seed, run=run, resume=resume, progress=progress)
+        part = some_users(dataset.valid, self.config.training.validate_users, seed)
+        side = TorchSide(self.network)
+        blocks = np.array_split(np.arange(len(part.users)), -(-len(part.users) // 256))
+        posterior = torch.cat([torch.from_numpy(side.encode(part.histories.take(b)).posterior) for b in blocks])
+        owner = torch.from_numpy(np.repeat(np.arange(len(part.targets)), part.targets.lengths))
+        wanted = self.network.cells().cpu()[torch.from_numpy(part.targets.compact().values).long()]
+        self.network.heat.fill_(best_heat(posterior[owner], wanted))
+        self.__dict__.pop("searcher", None)
+        return self
 
     def policy(self) -> Policy:
         """Every interest, each with the items of its own cell, ranked by ``log p(item | user)``."""

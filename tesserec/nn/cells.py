@@ -63,7 +63,7 @@ def assign_capped(vectors: Tensor, centres: Tensor, cap: int, block: int = 65_53
         Vectors a cell at most.
     """
     tries = min(CANDIDATES, len(centres))
-    near = [torch.topk(torch.cdist(part, centres), tries, largest=False) for part in vectors.split(block)]
+    near = [torch.topk(torch.cdist(part, centres), tries, largest=False) for part in torch.split(vectors, block)]
     distances, choices = torch.cat([n.values for n in near]), torch.cat([n.indices for n in near])
     cells = torch.full((len(vectors),), -1, device=vectors.device)
     room = torch.full((len(centres),), cap, device=vectors.device)

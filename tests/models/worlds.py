@@ -26,7 +26,7 @@ GEMIREC = SMALL | {
     "interests": 4,
     "temperature": 0.2,
 }
-CROSS = SMALL | {"temperature": 0.2, "pairs": 64}
+CROSS = SMALL | {"temperature": 0.2, "pairs": 64, "warmup_epochs": 3}
 
 
 @cache
@@ -53,7 +53,7 @@ OWN: dict[str, dict[str, object]] = {
     "mrif": SMALL | {"temperature": 0.2},
     "dmi": SMALL | {"temperature": 0.2},
     "tessera": SMALL | {"normalise": True, "temperature": 0.2, "codes": 8, "warmup_epochs": 6, "spread": 0.5},
-    "sparcode": CROSS | {"codebook": {"levels": 2, "codes": 8}, "warmup_epochs": 3},
+    "sparcode": CROSS | {"codebook": {"levels": 2, "codes": 8}},
     "all-to-all": CROSS,
 }
 """Settings that fit a trained model to the small world in seconds, by its name."""

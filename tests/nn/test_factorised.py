@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from tesserec.nn import factorised
-from tesserec.nn.factorised import Layout, Moments, cell_softmax
+from tesserec.nn.factorised import Layout, LowRankReader, Moments, best_heat, cell_softmax
 
 
 @pytest.fixture
@@ -87,3 +87,21 @@ def test_the_second_order_is_exact_for_alike_items_and_near_for_a_large_gaussian
         assert (moments.logits(users)[:, 0] - exact).abs().max() < tolerance
     first_order = moments.log_sizes + users @ moments.means.T
     assert (first_order[:, 0] - exact).abs().max() > 0.3
+
+
+def test_the_heat_of_an_overconfident_posterior_is_found():
+    torch.manual_seed(0)
+    logits = torch.randn(20_000, 12)
+    wanted = torch.distributions.Categorical(logits=logits).sample()
+    assert best_heat(torch.softmax(2 * logits, -1), wanted) == pytest.approx(2.0, rel=0.05)
+    assert best_heat(torch.softmax(logits, -1), wanted) == pytest.approx(1.0, rel=0.05)
+
+
+def test_a_fresh_reader_changes_nothing_and_a_trained_one_tells_interests_apart():
+    torch.manual_seed(0)
+    reader, users, means = LowRankReader(8, 3, 0.2).eval(), torch.randn(5, 1, 8), torch.randn(1, 7, 8)
+    assert torch.equal(reader(users, means), users.expand(5, 7, 8))
+    torch.nn.init.normal_(reader.out.weight)
+    changed = reader(users, means) - users
+    assert (changed[:, 0] - changed[:, 1]).abs().max() > 0.1
+    assert torch.linalg.matrix_rank(changed.reshape(-1, 8)) == 3

@@ -1,0 +1,170 @@
+"""tessera: one likelihood for training and serving, cells that keep their identity, and what it is worth."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tesserec.errors import ConfigError
+from tesserec.evaluation.metrics import recall
+from tesserec.models.neural import FitTask, TensorBatch
+from tesserec.models.tessera import Tessera, TesseraConfig, TesseraNetwork
+from tests.models.worlds import dataset, fitted, settings, world
+
+OWN = settings("tessera") | {"reader_rank": 4}
+
+
+def network_with_cells(**changes):
+    """A network whose corrections and reader are off zero, with cells and moments as an epoch leaves them."""
+    torch.manual_seed(0)
+    config = TesseraConfig.model_validate(OWN | changes)
+    network = TesseraNetwork(len(dataset().items), config, None)
+    for parameter in (network.tilt.weight, network.lift, *network.reader.out.parameters()):
+        torch.nn.init.normal_(parameter, std=0.3)
+    network.end_epoch(config.warmup_epochs - 1, seed=0)
+    return network.eval()
+
+
+def some_batch(network):
+    model = Tessera(network.config)
+    model.network = network
+    task = FitTask(model, dataset(), seed=0)
+    return TensorBatch(next(iter(task.batches.epoch(0))), task.log_q)
+
+
+@torch.no_grad()
+def served(model_network, histories):
+    """``log p(item | user)`` of all items as the served parts give it, by brute force, ``(users, items)``."""
+    network = model_network
+    vectors, cells = network.item_vectors(), network.cells()
+    lengths = torch.tensor([len(h) for h in histories])
+    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(h) for h in histories], batch_first=True)
+    posterior, *state = network.encode(vectors[padded], lengths)
+    users = network.read(torch.arange(network.codes).expand(len(histories), -1), lengths, *state)
+    answer = torch.empty(len(histories), len(vectors))
+    for cell in range(network.codes):
+        inside = cells == cell
+        answer[:, inside] = posterior[:, cell, None].log() + F.log_softmax(users[:, cell] @ vectors[inside].T, -1)
+    return answer
+
+
+def test_the_served_probability_is_the_trained_one_and_sums_to_one():
+    network = network_with_cells(spread=0.0)
+    batch = some_batch(network)
+    with torch.no_grad():
+        trained = sum(network.losses(batch, 0.0).values())
+    rows, columns = torch.nonzero(batch.valid, as_tuple=True)
+    histories = [batch.inputs[r, : c + 1].tolist() for r, c in zip(rows.tolist(), columns.tolist(), strict=True)]
+    probabilities = served(network, histories)
+    assert torch.allclose(probabilities.exp().sum(1), torch.ones(len(histories)), atol=1e-4)
+    wanted = probabilities.gather(1, batch.wanted[:, None])
+    assert -wanted.mean().item() == pytest.approx(trained.item(), abs=1e-4)
+
+
+def test_the_search_answers_with_these_probabilities_best_first():
+    model = fitted("tessera")
+    histories = [np.asarray(h).tolist() for h in dataset().test.histories.take(np.arange(20))]
+    found = model.searcher.retrieve(dataset().test.histories.take(np.arange(20)), 10, exclude_seen=False)
+    best = served(model.network, [h[-20:] for h in histories]).topk(10)
+    assert np.allclose(found.scores, best.values.numpy(), atol=1e-4)
+    assert np.mean(found.items == best.indices.numpy()) > 0.98  # ties aside
+
+
+def test_before_the_cells_start_the_model_is_the_full_softmax():
+    torch.manual_seed(0)
+    network = TesseraNetwork(len(dataset().items), TesseraConfig.model_validate(OWN), None).eval()
+    batch = some_batch(network)
+    with torch.no_grad():
+        (loss,) = network.losses(batch, 0.0).values()
+        states = network.states(network.items.all()[batch.inputs])[batch.valid]
+        users = network.user(states) / network.config.temperature
+        full = F.cross_entropy(users @ network.items.all().T, batch.wanted)
+        posterior, _ = network.encode(network.item_vectors()[batch.inputs], batch.valid.sum(1))
+    assert loss.item() == pytest.approx(full.item(), abs=1e-3)
+    assert torch.equal(posterior[:, 0], torch.ones(len(posterior)))
+
+
+def test_a_fresh_posterior_is_the_mass_that_the_single_vector_softmax_gives_cells():
+    network = network_with_cells()
+    for parameter in (network.tilt.weight, network.lift):
+        torch.nn.init.zeros_(parameter)
+    items, cells = network.item_vectors(), network.cells()
+    histories = items[:12].view(3, 4, -1)
+    with torch.no_grad():
+        posterior, users = network.encode(histories, torch.tensor([4, 2, 3]))
+        exact = torch.zeros_like(posterior).index_add(1, cells, torch.softmax(users @ items.T, -1))
+    blind = torch.bincount(cells, minlength=network.codes) / len(cells)
+    assert (posterior - exact).abs().mean() < 0.5 * (blind - exact).abs().mean()
+
+
+def test_posterior_and_items_learn_from_both_factors():
+    network = network_with_cells().train()
+    terms = network.losses(some_batch(network), 0.0)
+    assert set(terms) == {"cell", "item", "spread"}
+    tables = {n: torch.autograd.grad(t, network.items.table.weight, retain_graph=True)[0] for n, t in terms.items()}
+    assert all((slope.abs().sum(1) > 0).float().mean() > 0.9 for slope in tables.values())
+    (tilt,) = torch.autograd.grad(terms["cell"], network.tilt.weight)
+    assert tilt.abs().sum() > 0
+
+
+def test_cells_keep_within_their_cap_and_their_identity_between_epochs():
+    network = network_with_cells(balance=1.2)
+    first = network.cells().clone()
+    with torch.no_grad():
+        network.items.table.weight += 0.02 * torch.randn_like(network.items.table.weight)
+    figures = network.end_epoch(OWN["warmup_epochs"], seed=0)
+    assert torch.bincount(network.cells(), minlength=8).max() <= 1.2 * 120 / 8
+    assert 0 < figures["codebook/churn"] < 0.25
+    assert figures["codebook/churn"] == pytest.approx((network.cells() != first).float().mean().item())
+    assert figures["codebook/version"] == 2
+
+
+def test_cells_rest_once_they_have_settled():
+    network = network_with_cells(settle_epochs=0)
+    with torch.no_grad():
+        network.items.table.weight.normal_()
+    before = network.cells().clone()
+    assert "codebook/churn" not in network.end_epoch(OWN["warmup_epochs"], seed=0)
+    assert torch.equal(network.cells(), before)
+
+
+def test_more_cells_than_items_are_refused_with_the_setting():
+    with pytest.raises(ConfigError, match="codes = 121, but there are only 120 items"):
+        Tessera(TesseraConfig.model_validate(OWN | {"codes": 121})).fit(dataset())
+
+
+def test_a_cell_for_every_item_is_a_softmax_over_means():
+    network = network_with_cells(codes=120, balance=1.0)
+    assert torch.equal(network.cells().sort().values, torch.arange(120))
+    terms = network.losses(some_batch(network), 0.0)
+    assert terms["item"].item() == pytest.approx(0.0, abs=1e-6)
+    assert terms["spread"].item() == pytest.approx(0.0, abs=1e-5)
+    assert network.variances.abs().max() < 1e-6
+
+
+def test_calibration_raises_the_likelihood_of_held_out_cells():
+    model, part = fitted("tessera"), dataset().valid
+    network = copy.deepcopy(model.network)
+    cells = network.cells()[torch.tensor([int(targets[0]) for targets in part.targets])]
+    lengths = torch.from_numpy(part.histories.last(20).lengths)
+    vectors = network.item_vectors()[torch.from_numpy(part.histories.last(20).padded(0)).long()]
+    losses = {}
+    with torch.no_grad():
+        for heat in (1.0, network.heat.item(), 3.0):
+            network.heat.fill_(heat)
+            losses[heat] = F.nll_loss(network.encode(vectors, lengths)[0].log(), cells).item()
+    assert losses[model.network.heat.item()] == min(losses.values())
+
+
+def test_it_finds_the_planted_interests_and_comes_near_the_optimum():
+    model, part = fitted("tessera"), dataset().test
+    cells = model.network.cells().numpy()
+    row = {item: i for i, item in enumerate(world().items["item_id"])}
+    planted = np.array([world().item_interest[row[item]] for item in dataset().items.values])
+    warm = dataset().item_counts > 0
+    shares = [np.bincount(planted[warm & (cells == cell)]).max() for cell in np.unique(cells[warm])]
+    assert sum(shares) / warm.sum() > 0.9
+    ours = recall(model.searcher.retrieve(part.histories, 20).items, part.targets, 20).mean()
+    assert ours > 0.8 * world().optimal_recall(20)
