@@ -1,46 +1,70 @@
 """Every model on real logs: one resumable command that trains, measures, compares and writes the tables.
 
-    python benchmarks/real_logs.py --data DIR --work DIR [--only amazon-beauty/leave-one-out] [--tables]
+    python benchmarks/real_logs.py --data DIR --work DIR                     # about eight hours of two cores
+    python benchmarks/real_logs.py --data DIR --work DIR --quick             # about half an hour: one log, few epochs
+    python benchmarks/real_logs.py --data DIR --work DIR --only amazon-beauty/leave-one-out:sparc --seeds 0,1,2
+    python benchmarks/real_logs.py --data DIR --work DIR --tables            # only write the tables again
 
-``DIR`` of ``--data`` holds a folder a log with ``interactions.parquet`` and ``items.parquet``. Finished runs in
-``--work`` are kept, unfinished ones go on from their checkpoint; ``--tables`` only writes the tables again.
-Results go to ``benchmarks/results/real_logs.json`` and, between its markers, to ``docs/results.md``.
+``DIR`` of ``--data`` holds a folder a log with ``interactions.parquet`` and ``items.parquet``. In ``--work`` unfinished
+runs go on from their checkpoint. A finished run leaves a row and its users' recall in ``results/real_logs``, from which
+the tables of ``docs/results.md`` are written: a row that is there is not measured again, on whatever day and machine it
+was made; remove it to measure it anew.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import re
-from dataclasses import dataclass
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
+from real_logs_tables import slug, write_tables
+
 from tesserec import runs
+from tesserec.data.dataset import Dataset
 from tesserec.data.prepare import prepare
 from tesserec.errors import TesserecError
+from tesserec.evaluation.interests import evaluate_interests
 from tesserec.evaluation.protocol import evaluate
-from tesserec.evaluation.significance import compare
-from tesserec.files import read_json, write_atomic, write_json
-from tesserec.index.contract import Policy
+from tesserec.files import write_json
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "real_logs.json"
-PAGE = HERE.parent / "docs" / "results.md"
+RESULTS = Path(__file__).parent / "results" / "real_logs"
 KS = (10, 20, 50)
-METRICS = ("recall@10", "ndcg@10", "recall@20", "recall@50", "recall@50/novel", "tail_recall@50", "coverage@50")
-SEED = 0
+PER_USER = ("recall@10", "recall@50", "ndcg@10", "recall@50/novel")
+CELLS = 128
+"""Cells that define, for every model alike, which targets are novel: k-means on the two-tower's item vectors."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table: a model, its own settings, and the policy of its search where it is not the model's own."""
+
+    label: str
+    model: str
+    sets: tuple[str, ...] = ()
+    policy: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def run(self) -> str:
+        """Name of its run; an entry that differs in policy only searches the model's own."""
+        return self.model if self.policy else slug(self.label)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One log under one split, with the settings that every trained model shares there."""
+    """One log under one split, with the budget and settings that every trained model shares there."""
 
     log: str
     split: str
     shared: tuple[str, ...]
-    own: dict[str, tuple[str, ...]]
+    full_softmax: bool = True
 
     @property
     def name(self) -> str:
@@ -48,216 +72,191 @@ class Job:
         return f"{self.log}/{self.split}"
 
 
+RIVALS = (
+    Entry("popularity", "popularity"),
+    Entry("item-knn", "item-knn"),
+    Entry("two-tower", "two-tower"),
+    Entry("sasrec", "sasrec", ("training.learning_rate=0.001",)),
+    *(Entry(name, name) for name in ("mind", "comirec-sa", "comirec-dr", "remi", "mrif", "dmi")),
+)
+CODEBOOKS = tuple(Entry(name, name) for name in ("sparc", "gemirec", "sparcode", "tessera"))
+SINGLE = (
+    *(Entry(f"{name}, K = 1", name, ("interests=1",)) for name in ("mind", "comirec-sa", "comirec-dr", "remi", "dmi")),
+    *(Entry(f"{name}, K = 1", name, policy=(("interests", 1),)) for name in ("sparc", "gemirec")),
+)
+ENTRIES = (*RIVALS, *CODEBOOKS, *SINGLE)
+RIVALS_BY_LABEL = [one.label for one in ENTRIES if one not in CODEBOOKS and one.model not in ("sparc", "gemirec")]
+CODEBOOKS_BY_LABEL = [one.label for one in ENTRIES if one.label not in RIVALS_BY_LABEL]
+UNTRAINED = ("popularity", "item-knn")
+
 BEAUTY = ("encoder.dropout=0.3", "training.epochs=30")
-PUBLISHED = ("training.learning_rate=0.001", "training.epochs=60")
-"""SASRec on ML-1M has a published figure to meet, so it may train longer there than the others."""
-NEXT_ITEM, NEXT_ITEMS = ("horizon=1",), ("horizon=5",)
-"""Leave-one-out asks for the next item, user hold-out for all that follow; targets are drawn accordingly."""
-OWN = {
-    "popularity": (),
-    "item-knn": (),
-    "two-tower": (),
-    "sasrec": ("training.learning_rate=0.001",),
-    "sparc": ("warmup_epochs=18",),
-}
+CDS = ("encoder.dropout=0.2", "training.epochs=30", "training.patience=4")
+SPORTS = ("encoder.dropout=0.3", "training.epochs=20")
+GLOBO = (
+    "encoder.dropout=0.1",
+    "encoder.max_length=30",
+    "training.epochs=3",
+    "training.batch_positions=4096",
+    "training.negatives=2048",
+    "training.patience=2",
+)
 ML_1M = (
     "encoder.max_length=200",
-    "encoder.dropout=0.2",
     "training.batch_positions=4096",
     "training.epochs=16",
     "training.patience=8",
     "training.validate_k=10",
 )
+NEXT_ITEM, NEXT_ITEMS = ("horizon=1",), ("horizon=5",)
+"""Leave-one-out asks for the next item, user hold-out for all that follow; targets are drawn accordingly."""
 JOBS = (
-    Job("amazon-beauty", "leave-one-out", (*BEAUTY, *NEXT_ITEM), OWN),
-    Job("amazon-beauty", "user-holdout", (*BEAUTY, *NEXT_ITEMS), OWN),
-    Job("ml-1m", "leave-one-out", (*ML_1M, *NEXT_ITEM), OWN | {"sasrec": PUBLISHED, "sparc": ("warmup_epochs=8",)}),
+    Job("amazon-beauty", "leave-one-out", (*BEAUTY, *NEXT_ITEM)),
+    Job("amazon-beauty", "user-holdout", (*BEAUTY, *NEXT_ITEMS)),
+    Job("amazon-cds", "leave-one-out", (*CDS, *NEXT_ITEM)),
+    Job("amazon-cds", "user-holdout", (*CDS, *NEXT_ITEMS)),
+    Job("globo-news", "time", (*GLOBO, *NEXT_ITEM), full_softmax=False),
+    Job("ml-1m", "leave-one-out", (*ML_1M, *NEXT_ITEM)),
+    Job("amazon-sports", "leave-one-out", (*SPORTS, *NEXT_ITEM)),
 )
-POLICIES = (
-    Policy(interests=1),
-    *(Policy(interests=k, merge=merge) for k in (4, 8, 16) for merge in ("max", "probability", "quota")),
-)
-POLICY_METRICS = ("recall@10", "recall@50", "coverage@50")
-UNTRAINED = ("popularity", "popularity-recent", "item-knn")
+QUICK = ("training.epochs=6", "training.patience=6")
 
 
 def main() -> None:
-    """Run the jobs that are left, then write the tables."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--data", type=Path, required=True, help="folder with a folder a log")
-    arguments.add_argument("--work", type=Path, required=True, help="where datasets and runs are kept")
-    arguments.add_argument("--only", action="append", help="a job such as ml-1m/leave-one-out, or one/job:model")
-    arguments.add_argument("--tables", action="store_true", help="write the tables from finished runs only")
-    chosen = arguments.parse_args()
+    """Run what is left of the chosen jobs, then write the tables."""
+    chosen = arguments()
+    results = RESULTS.with_name("real_logs_quick") if chosen.quick else RESULTS
     if not chosen.tables:
-        for job in JOBS:
-            for model in job.own:
-                if not chosen.only or {job.name, f"{job.name}:{model}"} & set(chosen.only):
-                    run(job, model, chosen.data, chosen.work)
-    write_tables(chosen.work)
+        tasks = [task for task in plan(chosen) if not row_path(results, *task[:3]).exists()]
+        run_one = partial(run, data=chosen.data, work=chosen.work, results=results)
+        # The two-tower first, since its item vectors say which targets are novel; searches of finished runs last.
+        for phase in range(3):
+            work_off([task for task in tasks if order(task[1]) == phase], run_one, chosen.workers)
+    write_tables(results, [job.name for job in JOBS], RIVALS_BY_LABEL, CODEBOOKS_BY_LABEL, quick=chosen.quick)
 
 
-def run(job: Job, model: str, data: Path, work: Path) -> None:
-    """Prepare, train and measure one model, unless that is done."""
-    dataset = work / job.log / job.split / "dataset"
-    if not dataset.exists():
-        folder = data / job.log
-        prepare(folder / "interactions.parquet", items=folder / "items.parquet", split=job.split, out=dataset)
-    out = place(work, job, model)
-    print(f"== {job.name}: {model}", flush=True)
-    sets = job.own[model] if model in UNTRAINED else (*job.shared, *job.own[model])
-    resume = out.exists()
-    runs.train_run(dataset, model, out, sets=sets, seed=SEED, resume=resume, progress=True)
-    if not runs.evaluation_path(out).exists():
-        runs.evaluate_run(out, ks=KS)
+def order(entry: Entry) -> int:
+    """When an entry's turn comes."""
+    return 0 if entry.label == "two-tower" else 2 if entry.policy else 1
 
 
-def place(work: Path, job: Job, model: str) -> Path:
-    """Directory of a run."""
-    return work / job.log / job.split / model
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with a folder a log")
+    parser.add_argument("--work", type=Path, required=True, help="where datasets and runs are kept")
+    parser.add_argument("--only", action="append", help="a job such as ml-1m/leave-one-out, or job:entry")
+    parser.add_argument("--seeds", default="0", help="separated by commas")
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--quick", action="store_true", help="Beauty, leave-one-out, six epochs, without ablations")
+    parser.add_argument("--tables", action="store_true", help="write the tables from finished rows only")
+    return parser.parse_args()
 
 
-def write_tables(work: Path) -> None:
-    """Collect what is finished into JSON and Markdown."""
-    tables = [table for job in JOBS if (table := collect(work, job))]
-    write_json(RESULTS, tables)
-    page = PAGE.read_text()
-    text = "\n\n".join(render(table) for table in tables)
-    page = re.sub(r"(<!-- real logs -->\n).*(<!-- end -->)", lambda m: f"{m[1]}{text}\n{m[2]}", page, flags=re.S)
-    write_atomic(PAGE, page.encode())
+def plan(chosen: argparse.Namespace) -> list[tuple[Job, Entry, int]]:
+    """Every (job, entry, seed) that was asked for."""
+    jobs, entries = (JOBS[:1], (*RIVALS, *CODEBOOKS)) if chosen.quick else (JOBS, ENTRIES)
+    if chosen.quick:
+        jobs = tuple(replace(job, shared=(*job.shared, *QUICK)) for job in jobs)
+    tasks = [(job, entry, int(seed)) for seed in chosen.seeds.split(",") for job in jobs for entry in entries]
+    only = set(chosen.only or ())
+    return [one for one in tasks if not only or {one[0].name, f"{one[0].name}:{one[1].label}"} & only]
 
 
-def collect(work: Path, job: Job) -> dict[str, Any] | None:
-    """Rows of one job's finished runs, and their paired comparison with the two-tower."""
-    done = [model for model in job.own if runs.evaluation_path(place(work, job, model)).is_dir()]
-    if not done:
-        return None
-    sparc = place(work, job, "sparc")
-    if "sparc" in done:
-        for model in done:
-            # The same cells define which interests are novel for every model.
-            runs.evaluate_run(place(work, job, model), ks=KS, cells_of=sparc)
-    evaluations = runs.load_evaluations([place(work, job, model) for model in done])
-    facts = {model: runs.load_run(place(work, job, model)).facts for model in done}
-    rows = [
-        {
-            "model": model,
-            "seconds": seconds(place(work, job, model), facts[model]),
-            "epochs": epochs(place(work, job, model)),
-            "command": command(job, model),
-            "metrics": {name: vars(one.metrics[name]) for name in METRICS if name in one.metrics},
-        }
-        for model, one in evaluations.items()
-    ]
-    first = next(iter(evaluations.values()))
-    paired = None
-    if "two-tower" in done:
-        order = ["two-tower", *(model for model in done if model != "two-tower")]
-        paired = compare({model: evaluations[model] for model in order}, ["recall@10", "recall@50"]).table.to_dicts()
-    return {
-        "job": job.name,
-        "fingerprint": first.fingerprint,
-        "protocol": first.protocol,
-        "versions": facts[done[0]]["versions"],
-        "rows": rows,
-        "against two-tower": paired,
-        "policies": policies(sparc) if "sparc" in done else None,
+def work_off(tasks: list[Any], run_one: Any, workers: int) -> None:
+    """Run tasks in processes of one thread each: two of them do more than one with two threads."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = "1"
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        for message in pool.map(run_one, tasks):
+            print(message, flush=True)
+
+
+def settings(job: Job, entry: Entry) -> tuple[str, ...]:
+    """All settings of a run that are not the model's defaults."""
+    if entry.model in UNTRAINED:
+        return ()
+    sampled = () if job.full_softmax or entry.model != "sasrec" else ("loss=sampled",)
+    return (*job.shared, *entry.sets, *sampled)
+
+
+def run(task: tuple[Job, Entry, int], data: Path, work: Path, results: Path) -> str:
+    """Prepare, train and measure one entry; leaves its row."""
+    job, entry, seed = task
+    name = f"{job.name}: {entry.label}, seed {seed}"
+    folder = work / job.log / job.split
+    dataset = folder / "dataset"
+    quick = "-quick" if results != RESULTS else ""
+    place = folder / f"{entry.run}-s{seed}{quick}"
+    try:
+        if not dataset.exists():
+            source = data / job.log
+            prepare(source / "interactions.parquet", items=source / "items.parquet", split=job.split, out=dataset)
+        if not (place.exists() and runs.load_run(place).finished):
+            sets = settings(job, entry)
+            runs.train_run(dataset, entry.model, place, sets=sets, seed=seed, resume=place.exists())
+        row = measure(place, entry, novelty(folder, quick), row_path(results, job, entry, seed))
+    except TesserecError as error:
+        return f"{name}: {error}"
+    shown = {metric: round(row["metrics"][metric]["value"], 4) for metric in ("recall@10", "recall@50")}
+    return f"{name}: {shown} in {row['seconds']:.0f} s"
+
+
+def measure(place: Path, entry: Entry, cells: np.ndarray[Any, Any], row_file: Path) -> dict[str, Any]:
+    """Evaluate a finished run and write its row and each user's recall."""
+    opened = runs.load_run(place)
+    dataset, searcher = opened.dataset(), opened.model.searcher
+    policy = replace(searcher.policy, **dict(entry.policy))
+    found = evaluate(partial(searcher.retrieve, policy=policy), dataset, ks=KS, cells=cells)
+    log = runs.read_log(place / runs.LOG)
+    row = {
+        "label": entry.label,
+        "model": entry.model,
+        "seed": opened.facts["seed"],
+        "fingerprint": found.fingerprint,
+        "protocol": found.protocol,
+        "versions": opened.facts["versions"],
+        "settings": [f"{key}={one['value']}" for key, one in opened.facts["settings"].items() if one["from"] == "set"],
+        "policy": dict(entry.policy),
+        "seconds": sum(one["seconds"] for one in log) if log else opened.facts["seconds"],
+        "epochs": len(log) or None,
+        "codebook": {key: value for key, value in log[-1].items() if key.startswith("codebook/")} if log else {},
+        "metrics": {name: asdict(one) for name, one in found.metrics.items()},
+        "interests": {} if entry.policy else interest_figures(opened, dataset, cells),
     }
+    row_file.parent.mkdir(parents=True, exist_ok=True)
+    columns = {name: found.per_user[name].astype(np.float32) for name in PER_USER if name in found.per_user}
+    pl.DataFrame({"user": found.users, **columns}).write_parquet(row_file.with_suffix(".parquet"))
+    write_json(row_file, row)
+    return row
 
 
-def policies(run: Path) -> list[dict[str, Any]]:
-    """The same fitted SPARC under other policies of search: K = 1 and more interests, each way of merging."""
-    kept = run / "policies.json"
+def interest_figures(opened: runs.Run, dataset: Dataset, cells: np.ndarray[Any, Any]) -> dict[str, float]:
+    """Collapse, concentration, calibration and health by name; empty for a model without interests."""
+    codes = opened.model.item_codes()
+    found = evaluate_interests(opened.model.searcher, dataset, cells=cells, codes=codes)
+    size = {} if codes is None else {"codebook/codes": codes[1]}
+    return {name: figure.value for name, figure in found.figures.items()} | size
+
+
+def novelty(folder: Path, quick: str) -> np.ndarray[Any, Any]:
+    """Cell of each item by k-means on the two-tower's item vectors, the same for every model of a job."""
+    from scipy.cluster.vq import kmeans2
+
+    kept = folder / f"novelty{quick}.npy"
     if not kept.exists():
-        opened = runs.load_run(run)
-        searcher, dataset = opened.model.searcher, opened.dataset()
-        rows = []
-        for policy in POLICIES:
-            found = evaluate(partial(searcher.retrieve, policy=policy), dataset, ks=KS)
-            shown = {name: vars(found.metrics[name]) for name in POLICY_METRICS}
-            rows.append({"interests": policy.interests, "merge": policy.merge, "metrics": shown})
-        write_json(kept, rows)
-    return list(read_json(kept))
+        postings = runs.load_run(folder / f"two-tower-s0{quick}").model.searcher.postings
+        vectors = np.asarray(postings.vectors_of(np.arange(postings.size)))
+        _, cells = kmeans2(vectors, CELLS, iter=20, minit="++", rng=np.random.default_rng(0), missing="warn")
+        temporary = kept.with_name(f"{os.getpid()}-{kept.name}")
+        np.save(temporary, cells.astype(np.int32))
+        temporary.replace(kept)
+    return np.load(kept)
 
 
-def seconds(run: Path, facts: dict[str, Any]) -> float:
-    """Time in training steps, over all sittings of a run; for a table, the time of counting."""
-    log = run / "log.jsonl"
-    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    return sum(row["seconds"] for row in rows) if rows else float(facts["seconds"])
-
-
-def epochs(run: Path) -> int | None:
-    """Epochs that were trained."""
-    log = run / "log.jsonl"
-    return len(log.read_text().splitlines()) if log.exists() else None
-
-
-def command(job: Job, model: str) -> str:
-    """The command line that trains this row."""
-    sets = job.own[model] if model in UNTRAINED else (*job.shared, *job.own[model])
-    return f"tesserec train DATASET --model {model} --seed {SEED}" + "".join(f" --set {one}" for one in sets)
-
-
-def render(table: dict[str, Any]) -> str:
-    """One job as Markdown."""
-    protocol = table["protocol"]
-    shown = [name for name in METRICS if any(name in row["metrics"] for row in table["rows"])]
-    lines = [
-        f"### {table['job']}",
-        "",
-        f"{protocol['users']:,} test users, {protocol['items']:,} items, full catalogue, seen items "
-        f"{'excluded' if protocol['exclude_seen'] else 'kept'}, ties by item order, seed {SEED}, "
-        f"fingerprint `{table['fingerprint'][:12]}`. 95 % bootstrap intervals over users.",
-        "",
-        "| model | " + " | ".join(shown) + " | epochs | training steps |",
-        "| --- " * (len(shown) + 3) + "|",
-    ]
-    for row in table["rows"]:
-        cells = [estimate(row["metrics"].get(name)) for name in shown]
-        cells += [str(row["epochs"] or ""), f"{row['seconds']:.0f} s"]
-        lines.append(f"| {row['model']} | " + " | ".join(cells) + " |")
-    if table["against two-tower"]:
-        lines += [
-            "",
-            "Difference from the two-tower, paired by user; p of a randomisation test, Holm-corrected:",
-            "",
-        ]
-        lines += ["| model | metric | difference | p |", "| --- | --- | --- | --- |"]
-        for row in table["against two-tower"]:
-            if row["run"] != "two-tower":
-                lines.append(f"| {row['run']} | {row['metric']} | {difference(row)} | {row['p_holm']:.4f} |")
-    if table["policies"]:
-        lines += ["", "The same SPARC with other numbers of interests (K) and other ways to merge their lists:", ""]
-        lines += ["| K | merge | " + " | ".join(POLICY_METRICS) + " |", "| --- | --- | --- | --- | --- |"]
-        for row in table["policies"]:
-            cells = [estimate(row["metrics"][name]) for name in POLICY_METRICS]
-            lines.append(f"| {row['interests']} | {row['merge']} | " + " | ".join(cells) + " |")
-    lines += ["", "<details><summary>Commands</summary>", "", "```"]
-    log, _, split = table["job"].partition("/")
-    lines.append(
-        f"tesserec prepare {log}/interactions.parquet --items {log}/items.parquet --split {split} --out DATASET"
-    )
-    lines += [f"{row['command']} --out {row['model']}" for row in table["rows"]]
-    lines += [f"tesserec evaluate {row['model']} --cells sparc" for row in table["rows"]]
-    return "\n".join([*lines, "```", "", "</details>"])
-
-
-def estimate(one: dict[str, Any] | None) -> str:
-    """A value with its interval."""
-    if one is None:
-        return ""
-    interval = "" if one["low"] is None else f" ({one['low']:.4f} to {one['high']:.4f})"
-    return f"{one['value']:.4f}{interval}"
-
-
-def difference(row: dict[str, Any]) -> str:
-    """A paired difference with its interval."""
-    return f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
+def row_path(results: Path, job: Job, entry: Entry, seed: int) -> Path:
+    """Where a row is kept."""
+    return results / job.name.replace("/", "-") / f"{slug(entry.label)}-s{seed}.json"
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except TesserecError as error:
-        raise SystemExit(json.dumps({"error": str(error)})) from error
+    sys.exit(main())

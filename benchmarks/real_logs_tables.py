@@ -1,0 +1,194 @@
+"""From kept rows to the tables of ``docs/results.md``: means over seeds, intervals and tests paired by user."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tesserec.evaluation.intervals import Estimate, estimates
+from tesserec.evaluation.significance import holm, randomisation_test
+from tesserec.files import read_json, write_atomic
+
+PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+PAIRED = ("recall@10", "recall@50")
+COLUMNS = ("recall@10", "ndcg@10", "recall@50", "recall@50/novel")
+MEANS = ("tail_recall@50", "coverage@50")
+
+
+def slug(label: str) -> str:
+    """A label as part of a file name."""
+    return label.replace(", K = ", "-k")
+
+
+def write_tables(
+    results: Path, jobs: Sequence[str], rivals: Sequence[str], codebooks: Sequence[str], *, quick: bool
+) -> None:
+    """Write every job's tables between the markers of the results page."""
+    text = "\n\n".join(table for job in jobs if (table := render(results, job, rivals, codebooks)))
+    marker = "quick real logs" if quick else "real logs"
+    page = PAGE.read_text()
+    page = re.sub(rf"(<!-- {marker} -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{text}\n{m[2]}", page, flags=re.S)
+    write_atomic(PAGE, page.encode())
+
+
+class Entry:
+    """All kept rows of one entry of a job: one a seed, each with its users' metrics."""
+
+    def __init__(self, label: str, files: list[Path]) -> None:
+        self.label = label
+        self.rows = [read_json(file) for file in files]
+        self.users = [pl.read_parquet(file.with_suffix(".parquet")) for file in files]
+
+    def of_users(self, metric: str) -> Any:
+        """A metric of each user, averaged over seeds."""
+        return np.mean([users[metric].to_numpy() for users in self.users], axis=0, dtype=np.float64)
+
+    def mean(self, *path: str) -> float | None:
+        """A figure of the rows, averaged over seeds; None where a row lacks it."""
+        values = [_dig(row, path) for row in self.rows]
+        return None if any(value is None for value in values) else float(np.mean(values))
+
+
+def _dig(value: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def entries(results: Path, job: str, labels: Sequence[str]) -> list[Entry]:
+    """The entries of a job that have rows."""
+    folder = results / job.replace("/", "-")
+    found = ((label, sorted(folder.glob(f"{slug(label)}-s*.json"))) for label in labels)
+    return [Entry(label, files) for label, files in found if files]
+
+
+def render(results: Path, job: str, rivals: Sequence[str], codebooks: Sequence[str]) -> str | None:
+    """One job as Markdown; None where it has no rows."""
+    measured = entries(results, job, [*rivals, *codebooks])
+    if not measured:
+        return None
+    protocol, first = measured[0].rows[0]["protocol"], measured[0].rows[0]
+    lines = [
+        f"### {job}",
+        "",
+        f"{protocol['users']:,} test users, {protocol['items']:,} items, full catalogue, seen items "
+        f"{'excluded' if protocol['exclude_seen'] else 'kept'}, ties by item order, fingerprint "
+        f"`{first['fingerprint'][:12]}`. Means over seeds with 95 % bootstrap intervals over users.",
+        "",
+        *quality(measured),
+        *interests(measured),
+        *paired(measured, rivals, codebooks),
+        "",
+        "<details><summary>Settings</summary>",
+        "",
+        *(f"- {one.label}: `{' '.join(one.rows[0]['settings']) or 'defaults'}`" for one in measured),
+        "",
+        "</details>",
+    ]
+    return "\n".join(lines)
+
+
+def quality(measured: Sequence[Entry]) -> list[str]:
+    """Accuracy, and what it cost."""
+    lines = _head("model", *COLUMNS, *MEANS, "seeds", "epochs", "training steps")
+    for one in measured:
+        cells = [_interval(one.of_users(name)) if name in one.users[0].columns else "" for name in COLUMNS]
+        cells += [_number(one.mean("metrics", name, "value")) for name in MEANS]
+        epochs = one.mean("epochs")
+        cells += [str(len(one.rows)), "" if epochs is None else f"{epochs:.0f}", f"{one.mean('seconds'):.0f} s"]
+        lines.append(_line(one.label, *cells))
+    return lines
+
+
+FIGURES = {
+    "cosine": "collapse/cosine",
+    "overlap@50": "collapse/jaccard@50",
+    "interests in the list": "collapse/interests_in_list@20",
+    "cells for the top 100": "concentration/cells@100",
+    "their share": "concentration/cell_share@100",
+    "share of items": "concentration/item_share@100",
+    "ECE": "calibration/ece",
+    "top-label ECE": "calibration/ece_top",
+}
+
+
+def interests(measured: Sequence[Entry]) -> list[str]:
+    """Collapse, concentration, calibration and health of the models that have interests."""
+    having = [one for one in measured if one.mean("interests", "collapse/cosine") is not None]
+    if not having:
+        return []
+    lines = [
+        "",
+        "What their interests are like, on 2,000 of these users (all, where there are fewer): mean cosine of a user's "
+        "vectors, Jaccard overlap of their lists of 50, effective number of interests in the list of 20; cells and "
+        "items to visit in falling posterior for 99 % of the model's own exact top 100; expected calibration error of "
+        "the posterior; perplexity and dead codes of each level.",
+        "",
+        *_head("model", *FIGURES, "perplexity of codes", "dead"),
+    ]
+    for one in having:
+        cells = [_number(one.mean("interests", name)) for name in FIGURES.values()]
+        lines.append(_line(one.label, *cells, *_health(one)))
+    return lines
+
+
+def _health(one: Entry) -> tuple[str, str]:
+    """Perplexity of each level out of its codes, and dead codes."""
+    size = one.mean("interests", "codebook/codes")
+    perplexity, dead = [], []
+    level = 0
+    while (value := one.mean("interests", f"codebook/perplexity/{level}")) is not None:
+        perplexity.append(f"{value:.0f}")
+        dead.append(f"{one.mean('interests', f'codebook/dead/{level}'):.0f}")
+        level += 1
+    of = "" if size is None else f" of {size:.0f}"
+    return (" / ".join(perplexity) + of if perplexity else "", " / ".join(dead))
+
+
+def paired(measured: Sequence[Entry], rivals: Sequence[str], codebooks: Sequence[str]) -> list[str]:
+    """The best codebook method against every rival, paired by user."""
+    ours = [one for one in measured if one.label in codebooks]
+    theirs = [one for one in measured if one.label in rivals]
+    if not ours or not theirs:
+        return []
+    best = max(ours, key=lambda one: float(np.mean(one.of_users("recall@50"))))
+    differences = [best.of_users(metric) - one.of_users(metric) for one in theirs for metric in PAIRED]
+    table = np.stack(differences, axis=1)
+    found, p = estimates(table), holm(randomisation_test(table))
+    lines = [
+        "",
+        f"Difference of **{best.label}**, the codebook method with the largest recall@50, from each rival, paired by "
+        "user; p of a randomisation test, Holm-corrected:",
+        "",
+        *_head("rival", *(f"{metric}, p" for metric in PAIRED)),
+    ]
+    for place, one in enumerate(theirs):
+        at = range(place * len(PAIRED), (place + 1) * len(PAIRED))
+        lines.append(_line(one.label, *(f"{_signed(found[i])}, {p[i]:.4f}" for i in at)))
+    return lines
+
+
+def _head(*names: str) -> list[str]:
+    return ["| " + " | ".join(names) + " |", "| --- " * len(names) + "|"]
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _interval(values: Any) -> str:
+    (one,) = estimates(np.asarray(values)[:, None])
+    return f"{one.value:.4f} ({one.low:.4f} to {one.high:.4f})"
+
+
+def _signed(one: Estimate) -> str:
+    return f"{one.value:+.4f} ({one.low:+.4f} to {one.high:+.4f})"
