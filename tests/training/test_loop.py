@@ -119,3 +119,19 @@ def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best_ep
     model = SASRec(config).fit(dataset(), run=tmp_path)
     assert len(log(tmp_path)) == 4
     assert all(torch.equal(value, states[1][key]) for key, value in model.network.state_dict().items())
+
+
+def test_the_learning_rate_falls_on_a_straight_line_to_its_final_share(monkeypatch):
+    rates, step = [], loop.Loop._step
+
+    def watched(self, batch, progress):
+        step(self, batch, progress)
+        rates.append((progress, self.optimisers[0].param_groups[0]["lr"]))
+
+    monkeypatch.setattr(loop.Loop, "_step", watched)
+    training = SPARC["training"] | {"epochs": 2, "learning_rate": 0.01, "final_rate": 0.1}
+    cls = model_class("two-tower")
+    cls(cls.Config.model_validate({"encoder": SPARC["encoder"], "training": training})).fit(dataset(), seed=2)
+    assert rates[0] == (0.0, 0.01)
+    assert all(rate == pytest.approx(0.01 * (1 - 0.9 * progress)) for progress, rate in rates)
+    assert rates[-1][1] < 0.0012
