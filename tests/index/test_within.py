@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tesserec.errors import ConfigError
 from tesserec.index import search, within
 from tesserec.index.contract import Policy
-from tesserec.index.postings import ScorePostings
+from tesserec.index.postings import ScorePostings, VectorPostings
 from tesserec.index.search import retrieve
 from tesserec.index.user_side import ConstantSide
 from tesserec.index.within import Visits
@@ -115,7 +115,7 @@ def test_cells_that_cannot_matter_are_not_visited_nor_read():
 def test_a_cell_as_likely_as_the_worst_answer_is_still_visited():
     """Equal values are in order of item, so the proof must not stop at a tie."""
     side, postings = world(1, items=4, cells=4)
-    postings = type(postings).build(np.zeros((4, 4), np.float32), np.array([3, 2, 1, 0]), 4)
+    postings = VectorPostings.build(np.zeros((4, 4), np.float32), np.array([3, 2, 1, 0]), 4)
     side.posterior[:] = 0.25
     found = retrieve(side, postings, histories(1, 2, 4), 2, FACTORISED, exclude_seen=False)
     assert found.items.tolist() == [[0, 1], [0, 1]]
@@ -146,3 +146,39 @@ def test_what_has_no_cells_cannot_be_searched_within_them():
         Policy(normalise=True)
     with pytest.raises(ConfigError, match="visits are counted with reach = 'cell' only"):
         retrieve(side, postings, users, 5, Policy(), exclude_seen=True, visits=Visits.none(2))
+
+
+def test_no_probability_is_above_one():
+    """A cell of one item gives it all of its mass, whatever the rounding of its score."""
+    rng = np.random.default_rng(2)
+    side, postings = world(2, items=50, cells=50, dim=33)
+    postings = VectorPostings.build(rng.normal(size=(50, 33)).astype(np.float32) * 9, rng.permutation(50), 50)
+    users = histories(2, 20, 50)
+    found = retrieve(side, postings, users, 50, FACTORISED, exclude_seen=False)
+    assert (found.scores <= np.log(found.probability.astype(np.float64)).astype(np.float32)).all()
+    np.testing.assert_allclose(found.scores, np.log(found.probability), atol=1e-4)
+
+
+def test_near_ties_are_told_apart_by_exact_scores():
+    """Differences far below what a fast float32 product can see decide the order."""
+    rng = np.random.default_rng(6)
+    side, postings = world(6, items=400, cells=3, dim=64)
+    vectors = (rng.normal(size=64) * 100).astype(np.float32) * np.ones((400, 1), np.float32)
+    vectors[np.arange(400), rng.integers(0, 64, 400)] *= np.float32(1 + 2e-7)
+    postings = VectorPostings.build(vectors, postings.cell_of, 3)
+    side.vectors = rng.normal(size=(400, 3, 64)).astype(np.float32)
+    users = histories(6, 20, 400)
+    for k in (1, 5, 30):
+        policy = Policy(interests=3, reach="cell")
+        found = retrieve(side, postings, users, k, policy, exclude_seen=True)
+        for row, history in enumerate(users):
+            slow = slow_retrieve(side, postings, history, k, policy, True)
+            assert found.items[row].tolist() == [item for item, *_ in slow]
+
+
+def test_vectors_read_at_once_respect_the_budget():
+    side, postings = world(7, items=100, cells=100, dim=64)
+    sizes, whole = [], side.read
+    side.read = lambda encoded, codes: sizes.append(codes.size * 64 * 4) or whole(encoded, codes)
+    retrieve(side, postings, histories(7, 200, 100), 5, FACTORISED, exclude_seen=True, budget_mb=1)
+    assert max(sizes) < 1 << 20
