@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import Self
 
 from tesserec.data.features import ItemFeatures
 from tesserec.data.histories import Histories
-from tesserec.index.catalogue import Catalogue
-from tesserec.index.contract import Floats, Policy
+from tesserec.index.contract import Floats
 from tesserec.index.postings import EveryItem
 from tesserec.index.searcher import Searcher
 from tesserec.models.neural import Network, NeuralConfig, NeuralRetriever, TensorBatch, last_valid
@@ -56,26 +56,39 @@ class AllToAllConfig(NeuralConfig):
         Hidden units of the scorer.
     pairs
         Negatives of the pool that are scored with every token of a step.
+    warmup_epochs
+        Epochs as a plain two-tower, before tokens and the scorer are trained.
     relu_from
-        Share of the epochs after which ``ReLU(s + b)`` takes the place of ``softplus(s + b)``; only epochs with the
-        ReLU, which is what serves, can be the best.
+        Share of the epochs after the warm-up after which ``ReLU(s + b)`` takes the place of ``softplus(s + b)``; only
+        epochs with the ReLU, which is what serves, can be the best.
     """
 
     tokens: TokensConfig = TokensConfig()
     weights: CrossWeights = CrossWeights()
     hidden: int = Field(64, ge=1)
     pairs: int = Field(256, ge=1)
+    warmup_epochs: int = Field(10, ge=1)
     relu_from: float = Field(0.5, ge=0, lt=1)
 
     @property
-    def soft_epochs(self) -> int:
-        """Epochs that train with softplus."""
-        return int(self.relu_from * self.training.epochs)
+    def first_sharp(self) -> int:
+        """The first epoch, from 0, that trains with ReLU."""
+        return self.warmup_epochs + int(self.relu_from * (self.training.epochs - self.warmup_epochs))
+
+    @model_validator(mode="after")
+    def _joint_epochs(self) -> Self:
+        if self.warmup_epochs >= self.training.epochs:
+            raise ValueError(
+                f"warmup_epochs = {self.warmup_epochs} leaves none of training.epochs = {self.training.epochs} for the "
+                "scorer; use fewer warm-up epochs or more epochs"
+            )
+        return self
 
 
 class CrossNetwork(Network):
     """Encoder, tokenizer and cross scorer: ``y = sum_k ReLU(E(t_k, i) + b)``."""
 
+    warm: Tensor
     sharp: Tensor
 
     def __init__(self, items: int, config: Any, features: ItemFeatures | None) -> None:
@@ -84,7 +97,8 @@ class CrossNetwork(Network):
         scale = 1 / config.tokens.count
         self.scorer = CrossScorer(config.encoder.dim, config.hidden, scale / config.temperature)
         self.bias = torch.nn.Parameter(torch.zeros(()))
-        self.register_buffer("sharp", torch.tensor(config.soft_epochs == 0))
+        self.register_buffer("warm", torch.tensor(False))
+        self.register_buffer("sharp", torch.tensor(False))
 
     def tokens(self, vectors: Tensor, states: Tensor) -> Tensor:
         """Tokens after every event, ``(batch, length, tokens, dim)``."""
@@ -94,7 +108,7 @@ class CrossNetwork(Network):
     def last_tokens(self, vectors: Tensor, lengths: Tensor) -> Tensor:
         """Tokens ``(batch, tokens, dim)`` of histories of item vectors ``(batch, length, dim)``."""
         tokens = self.tokens(vectors, self.states(vectors))
-        return last_valid(tokens.flatten(2), lengths).unflatten(-1, (self.config.tokens.count, -1))
+        return last_valid(tokens.flatten(2), lengths).view(len(tokens), *tokens.shape[2:])
 
     def values(self, scores: Tensor) -> Tensor:
         """What a token and an item are worth to each other: ReLU(s + b), or softplus until mid-training."""
@@ -104,19 +118,23 @@ class CrossNetwork(Network):
     def score(self, tokens: Tensor, items: Tensor) -> Tensor:
         """``y`` of users' tokens ``(users, tokens, dim)`` with items ``(items, dim)``, ``(users, items)``."""
         values = self.values(self.scorer(tokens.flatten(0, 1), items))
-        return values.unflatten(0, tokens.shape[:2]).sum(1)
+        return values.view(*tokens.shape[:2], -1).sum(1)
 
     def losses(self, batch: TensorBatch, progress: float) -> dict[str, Tensor]:
-        """``cross`` and ``single``; see :class:`CrossWeights`."""
+        """``cross`` and ``single``, see :class:`CrossWeights`; in the warm-up the latter alone."""
         inputs, positives, negatives = self.items.lookup(batch.inputs, batch.wanted, batch.negatives)
-        states = self.states(inputs)
-        tokens, terms = self.prepare(self.tokens(inputs, states)[batch.valid])
-        if self.config.weights.single:
+        states, weights = self.states(inputs), self.config.weights
+        terms = {}
+        if weights.single or not self.warm:
             users = self.user(states[batch.valid])
             terms["single"] = batch.softmax(users, positives, negatives, self.config.temperature)
-        if self.config.weights.cross:
+        if not self.warm:
+            return terms
+        tokens, of_tokens = self.prepare(self.tokens(inputs, states)[batch.valid])
+        terms |= of_tokens
+        if weights.cross:
             terms["cross"] = self._cross(tokens, positives, negatives[: self.config.pairs], batch)
-        return {name: getattr(self.config.weights, name) * term for name, term in terms.items()}
+        return {name: getattr(weights, name) * term for name, term in terms.items()}
 
     def prepare(self, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Tokens ``(users, tokens, dim)`` as the scorer sees them, and unweighted loss terms of their making."""
@@ -128,13 +146,14 @@ class CrossNetwork(Network):
         return softmax_of_scores(positive, self.score(tokens, negatives), batch.log_q[: len(negatives)], same)
 
     def end_epoch(self, epoch: int, seed: int) -> dict[str, Any]:
-        """Replace softplus by ReLU when its time has come."""
-        self.sharp.fill_(epoch + 1 >= self.config.soft_epochs)
+        """End the warm-up, and replace softplus by ReLU, when the time has come."""
+        self.warm.fill_(epoch + 1 >= self.config.warmup_epochs)
+        self.sharp.fill_(epoch + 1 >= self.config.first_sharp)
         return {}
 
     def complete(self, epoch: int) -> bool:
-        """True from the first epoch that trained with ReLU."""
-        return epoch >= int(self.config.soft_epochs)
+        """True from the first epoch that trained as it serves: with the scorer and with ReLU."""
+        return epoch >= int(self.config.first_sharp)
 
 
 class HistoryVectors:
@@ -168,12 +187,6 @@ class CrossSide:
         return scores
 
 
-def all_items_searcher(catalogue: Catalogue, network: CrossNetwork) -> Searcher:
-    """A searcher that scores the whole catalogue for every user."""
-    side = CrossSide(network.eval())
-    return Searcher(catalogue, side, EveryItem(len(catalogue)), Policy(interests=1))
-
-
 class AllToAll(NeuralRetriever):
     """SparCode's network without its codes, the upper bound that its paper compares with (Su et al., SIGIR 2023).
 
@@ -182,8 +195,8 @@ class AllToAll(NeuralRetriever):
 
     Notes
     -----
-    Ours: training at every position of a history, the scorer of :class:`~tesserec.nn.cross.CrossScorer`, a two-tower's
-    softmax beside the cross scorer's, one learned b, softplus in the first half of the training.
+    Ours: training at every position of a history; a warm-up as a two-tower, whose softmax stays beside the scorer's;
+    the scorer of :class:`~tesserec.nn.cross.CrossScorer`; one learned b; softplus in the first half of what follows.
     """
 
     name = "all-to-all"
@@ -193,8 +206,10 @@ class AllToAll(NeuralRetriever):
 
     @cached_property
     def searcher(self) -> Searcher:
-        """See :attr:`Retriever.searcher`."""
-        return all_items_searcher(self.catalogue, self.network)
+        """Every item is scored for every user; in the warm-up, the two-tower's search."""
+        if not self.network.warm:
+            return super().searcher
+        return Searcher(self.catalogue, CrossSide(self.network.eval()), EveryItem(len(self.catalogue)), self.policy())
 
     def export(self, folder: Path) -> None:
         """Refuse, as :meth:`tesserec.index.postings.EveryItem.save` does."""

@@ -15,7 +15,7 @@ from typing_extensions import Self
 from tesserec.data.dataset import Dataset
 from tesserec.data.features import ItemFeatures
 from tesserec.data.histories import Histories
-from tesserec.index.contract import Codes, Floats, Policy
+from tesserec.index.contract import Codes, Floats
 from tesserec.index.postings import ScorePostings
 from tesserec.index.searcher import Searcher
 from tesserec.models.all_to_all import (
@@ -24,7 +24,6 @@ from tesserec.models.all_to_all import (
     CrossNetwork,
     CrossWeights,
     HistoryVectors,
-    all_items_searcher,
 )
 from tesserec.models.neural import FitTask, NeuralRetriever
 from tesserec.nn.codebook import upkeep
@@ -72,8 +71,6 @@ class SparCodeConfig(AllToAllConfig):
     ----------
     codebook
         Parts (``levels``, M), codes a part (N) and what moves them.
-    warmup_epochs
-        Epochs without quantisation, before k-means on tokens sets the codebook.
     list_length
         Items kept of each tuple's list, its best (T).
     all_tuples
@@ -82,7 +79,6 @@ class SparCodeConfig(AllToAllConfig):
 
     codebook: TokenCodebookConfig = TokenCodebookConfig()
     weights: SparCodeWeights = SparCodeWeights()
-    warmup_epochs: int = Field(10, ge=1)
     list_length: int = Field(1000, ge=1)
     all_tuples: int = Field(4096, ge=0)
 
@@ -93,11 +89,6 @@ class SparCodeConfig(AllToAllConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.warmup_epochs >= self.training.epochs:
-            raise ValueError(
-                f"warmup_epochs = {self.warmup_epochs} leaves none of training.epochs = {self.training.epochs} for the "
-                "codebook; use fewer warm-up epochs or more epochs"
-            )
         if self.tuples > MOST_TUPLES:
             raise ValueError(
                 f"codebook.codes = {self.codebook.codes} in codebook.levels = {self.codebook.levels} parts make "
@@ -120,8 +111,6 @@ class SparCodeNetwork(CrossNetwork):
 
     def prepare(self, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Tokens at their codewords with gradients passed straight through, and the quantiser's terms."""
-        if not self.quantiser.started:
-            return tokens, {}
         flat, weights, terms = tokens.flatten(0, 1), self.config.weights, {}
         quantised = self.quantiser(flat)
         if weights.commitment:
@@ -133,8 +122,8 @@ class SparCodeNetwork(CrossNetwork):
         return quantised.straight_through(flat).view(tokens.shape), terms
 
     def _shared_codes(self, tokens: Tensor) -> Tensor:
-        parts = tokens.float().unflatten(-1, (self.config.codebook.levels, -1)).unbind(-2)
         books = self.quantiser.codebooks.detach()
+        parts = torch.split(tokens.float(), books.shape[-1], -1)
         overlaps = [shared_codes(squared_distances(part, book)) for part, book in zip(parts, books, strict=True)]
         return torch.stack(overlaps).mean()
 
@@ -178,15 +167,9 @@ class SparCodeNetwork(CrossNetwork):
             size=len(items),
         )
 
-    def complete(self, epoch: int) -> bool:
-        """True from the first epoch that trained with ReLU and codes."""
-        return super().complete(epoch) and epoch >= int(self.config.warmup_epochs)
-
     @torch.no_grad()
     def quantise(self, tokens: Tensor, epoch: int, seed: int) -> dict[str, Any]:
-        """Start the codebook from tokens ``(users, tokens, dim)`` after the warm-up; then keep it up and report."""
-        if epoch + 1 < self.config.warmup_epochs:
-            return {}
+        """Start the codebook from tokens ``(users, tokens, dim)``, or keep it up; reports its health by part."""
         if not self.quantiser.started:
             self.quantiser.start(tokens.flatten(0, 1), seed)
         health = upkeep(self.quantiser, tokens.flatten(0, 1), epoch, seed)
@@ -219,11 +202,13 @@ class SparCodeTask(FitTask):
     def end_epoch(self, epoch: int) -> dict[str, Any]:
         """See :class:`tesserec.training.loop.Task`."""
         figures = super().end_epoch(epoch)
+        if not self.model.network.warm:
+            return figures
         return figures | self.model.network.quantise(self.model.tokens(self.sample), epoch, self.seed)
 
     def validate(self) -> dict[str, float]:
         """Recall on the validation users, by lists of their tuples alone."""
-        if self.model.network.quantiser.started:
+        if self.model.network.warm:
             self.model.list_tuples(self.part.histories)
         return super().validate()
 
@@ -238,11 +223,11 @@ class SparCode(NeuralRetriever):
 
     Notes
     -----
-    Ours: what :class:`~tesserec.models.all_to_all.AllToAll` notes; a warm-up without quantisation, then k-means on
-    tokens; gradients pass the quantiser straight through, so the ranking loss reaches the tokenizer; dead codes restart
-    after each epoch. b is learned in training; each list keeps its ``list_length`` best items and loses the rest, which
-    is a threshold of its own for each tuple. Where there are more tuples than ``all_tuples``, those that training users
-    have get lists, and any other tuple reads the list of the nearest of these.
+    Ours: what :class:`~tesserec.models.all_to_all.AllToAll` notes; k-means on tokens after the warm-up; gradients pass
+    the quantiser straight through, so the ranking loss reaches the tokenizer; dead codes restart after each epoch. b is
+    learned in training; each list keeps its ``list_length`` best items and loses the rest, which is a threshold of its
+    own for each tuple. Where there are more tuples than ``all_tuples``, those that training users have get lists, and
+    any other tuple reads the list of the nearest of these.
     """
 
     name = "sparcode"
@@ -276,11 +261,11 @@ class SparCode(NeuralRetriever):
 
     @cached_property
     def searcher(self) -> Searcher:
-        """See :attr:`Retriever.searcher`; in the warm-up every item is scored by tokens as they are."""
-        if not self.network.quantiser.started:
-            return all_items_searcher(self.catalogue, self.network)
+        """Lists of tuples and which of them a history reads; in the warm-up, the two-tower's search."""
+        if not self.network.warm:
+            return super().searcher
         side = TupleSide(self.network.eval())
-        return Searcher(self.catalogue, side, self.network.postings(side.inputs.vectors), Policy(interests=1))
+        return Searcher(self.catalogue, side, self.network.postings(side.inputs.vectors), self.policy())
 
     def export(self, folder: Path) -> None:
         """See :meth:`NeuralRetriever.export`."""

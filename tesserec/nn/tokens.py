@@ -55,7 +55,8 @@ class TokenMaps(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., width)`` to tokens ``(..., count, dim)``."""
-        return super().forward(x).unflatten(-1, (self.count, -1))
+        tokens: Tensor = super().forward(x)
+        return tokens.view(*x.shape[:-1], self.count, -1)
 
 
 class PooledTokens(nn.Module):

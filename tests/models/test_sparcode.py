@@ -35,6 +35,7 @@ def started(**changes):
         for each in model.network.tokenizer.parameters():
             each += 0.3 * torch.randn_like(each)
         torch.nn.init.normal_(model.network.scorer.weight, std=0.1)
+    model.network.warm.fill_(True)
     model.network.quantiser.start(model.tokens(task.sample).flatten(0, 1), seed=0)
     return model, task, next(task.batches.epoch(0))
 
@@ -111,10 +112,12 @@ def test_bias_and_relu_are_trained_as_they_serve():
 def test_only_epochs_with_relu_and_codes_can_be_the_best(name):
     network = fitted(name).network
     assert network.sharp
-    whole = [network.complete(epoch) for epoch in range(12)]
-    assert whole == [epoch >= 6 for epoch in range(12)]
-    late = SparCode(config(warmup_epochs=9))
-    assert [late.network_class(120, late.config, None).complete(epoch) for epoch in (8, 9)] == [False, True]
+    assert [network.complete(epoch) for epoch in range(12)] == [epoch >= 7 for epoch in range(12)]
+    sharp = []
+    for epoch in range(12):
+        network.end_epoch(epoch, seed=0)
+        sharp.append(bool(network.sharp))
+    assert sharp == [epoch + 1 >= 7 for epoch in range(12)]
 
 
 def with_settings(**changes):
