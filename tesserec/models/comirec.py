@@ -9,8 +9,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tesserec.data.features import ItemFeatures
-from tesserec.models.multi_interest import MultiInterestConfig, MultiInterestNetwork, MultiInterestRetriever
+from tesserec.models.multi_interest import (
+    MultiInterestConfig,
+    MultiInterestNetwork,
+    MultiInterestRetriever,
+    PlainEncoderConfig,
+)
 from tesserec.nn.routing import SelfAttention, pool, route
+
+NOISE = 0.5
+"""How far dynamic routing's maps start from the identity: the length of noise added to a vector of length one."""
 
 
 class ComiRecSAConfig(MultiInterestConfig):
@@ -18,16 +26,17 @@ class ComiRecSAConfig(MultiInterestConfig):
 
     Attributes
     ----------
+    encoder, temperature
+        Items and their positions, and 0.1, unless set otherwise.
     interests
         Vectors a user (K).
     hidden
         Width of the attention's hidden layer as a multiple of ``encoder.dim``.
-    recency
-        Each interest also weighs events by their age, counted back from the newest (ours).
     """
 
+    encoder: PlainEncoderConfig = PlainEncoderConfig()
+    temperature: float = Field(0.1, gt=0)
     hidden: int = Field(4, ge=1)
-    recency: bool = False
 
 
 class ComiRecSANetwork(MultiInterestNetwork):
@@ -35,8 +44,8 @@ class ComiRecSANetwork(MultiInterestNetwork):
 
     def __init__(self, items: int, config: ComiRecSAConfig, features: ItemFeatures | None) -> None:
         super().__init__(items, config, features)
-        dim, ages = config.encoder.dim, config.encoder.max_length if config.recency else 0
-        self.attention = SelfAttention(dim, config.hidden * dim, config.interests, ages)
+        dim = config.encoder.dim
+        self.attention = SelfAttention(dim, config.hidden * dim, config.interests)
 
     def extract(self, states: Tensor, prefixes: Tensor) -> Tensor:
         """Sums of states by attention; see :class:`MultiInterestNetwork`."""
@@ -55,8 +64,8 @@ class ComiRecSA(MultiInterestRetriever):
     -----
     Ours: every position of a row is an example, so the interests of all its prefixes are drawn at once; cosine
     similarity with a temperature, and a sampled softmax with log-Q correction. What is attended to are the encoder's
-    states. ``encoder.kind = "none"`` is the paper's own form, items and their positions, but for one difference: the
-    paper adds positions for the weights alone, here they are in the sums too.
+    states: by default items and their positions, the paper's own form but for one difference, that it adds positions
+    for the weights alone, and here they are in the sums too.
     """
 
     name = "comirec-sa"
@@ -70,6 +79,8 @@ class ComiRecDRConfig(MultiInterestConfig):
 
     Attributes
     ----------
+    encoder, temperature
+        Items and their positions, and 0.1, unless set otherwise.
     interests
         Vectors a user (K).
     iterations
@@ -79,6 +90,8 @@ class ComiRecDRConfig(MultiInterestConfig):
         (``encoder.max_length * interests * dim ** 2`` weights), or one for every ``interest`` at all positions.
     """
 
+    encoder: PlainEncoderConfig = PlainEncoderConfig()
+    temperature: float = Field(0.1, gt=0)
     iterations: int = Field(3, ge=1)
     maps: Literal["position", "interest"] = "position"
 
@@ -91,7 +104,8 @@ class ComiRecDRNetwork(MultiInterestNetwork):
     def __init__(self, items: int, config: ComiRecDRConfig, features: ItemFeatures | None) -> None:
         super().__init__(items, config, features)
         dim, places = config.encoder.dim, config.encoder.max_length if config.maps == "position" else 1
-        self.maps = nn.Parameter(torch.randn(places, dim, config.interests * dim) * dim**-0.5)
+        noise = NOISE * dim**-0.5 * torch.randn(places, dim, config.interests * dim)
+        self.maps = nn.Parameter(torch.eye(dim).repeat(1, config.interests) + noise)
         self.register_buffer("logits", torch.zeros(config.interests, 1), persistent=False)
 
     def extract(self, states: Tensor, prefixes: Tensor) -> Tensor:
@@ -114,8 +128,9 @@ class ComiRecDR(MultiInterestRetriever):
 
     Notes
     -----
-    Ours: what :class:`ComiRecSA` says of training and of the encoder's states holds here too. ``maps = "interest"``
-    leaves the position out of the maps, which has ``encoder.max_length`` times fewer weights.
+    Ours: what :class:`ComiRecSA` says of training and of the encoder's states holds here too. The maps start near the
+    identity, so capsules lie among the items from the first step on. ``maps = "interest"`` leaves the position out of
+    them, which has ``encoder.max_length`` times fewer weights.
     """
 
     name = "comirec-dr"

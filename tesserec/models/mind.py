@@ -9,7 +9,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tesserec.data.features import ItemFeatures
-from tesserec.models.multi_interest import MultiInterestConfig, MultiInterestNetwork, MultiInterestRetriever
+from tesserec.models.multi_interest import (
+    MultiInterestConfig,
+    MultiInterestNetwork,
+    MultiInterestRetriever,
+    PlainEncoderConfig,
+)
 from tesserec.models.neural import TensorBatch
 from tesserec.nn.routing import route
 
@@ -19,6 +24,8 @@ class MindConfig(MultiInterestConfig):
 
     Attributes
     ----------
+    encoder, temperature
+        Items and their positions, and 0.1, unless set otherwise.
     interests
         Vectors a user (K), at most, if ``adaptive``.
     iterations
@@ -26,7 +33,7 @@ class MindConfig(MultiInterestConfig):
     logit_std
         Standard deviation of the logits that routing starts from.
     relu
-        A layer with ReLU after the capsules, as in the paper.
+        A layer with ReLU after the capsules, as in the paper; off, since it takes capsules out of the space of items.
     readout
         What learns from a target: the interest nearest to it (``hard``), or all by label-aware ``attention``.
     power
@@ -35,9 +42,11 @@ class MindConfig(MultiInterestConfig):
         Use ``max(1, min(K, log2(n)))`` interests, rounded down, for a history of n events.
     """
 
+    encoder: PlainEncoderConfig = PlainEncoderConfig()
+    temperature: float = Field(0.1, gt=0)
     iterations: int = Field(3, ge=1)
     logit_std: float = Field(1.0, gt=0)
-    relu: bool = True
+    relu: bool = False
     readout: Literal["hard", "attention"] = "hard"
     power: float = Field(1.0, ge=0)
     adaptive: bool = False
@@ -52,6 +61,7 @@ class MindNetwork(MultiInterestNetwork):
         super().__init__(items, config, features)
         dim = config.encoder.dim
         self.map = nn.Linear(dim, dim, bias=False)
+        nn.init.eye_(self.map.weight)
         self.register_buffer("logits", torch.randn(config.interests, config.encoder.max_length) * config.logit_std)
         self.head = nn.Sequential(nn.Linear(dim, dim), nn.ReLU()) if config.relu else nn.Identity()
 
@@ -105,10 +115,11 @@ class Mind(MultiInterestRetriever):
     Notes
     -----
     Ours: the random logits are drawn once for each interest and position and kept with the weights, so a history has
-    the same interests whenever it is asked about; they alone tell the interests apart. Label-aware attention
-    multiplies similarities by ``power`` where the paper raises them to it, since cosines may be negative and lie
-    close together. The profile features that the paper joins to capsules are left out. What
-    :class:`~tesserec.models.comirec.ComiRecSA` says of training and of the encoder's states holds here too.
+    the same interests whenever it is asked about; they alone tell the interests apart. The map starts at the identity,
+    and there is no layer after the capsules unless asked for (``relu``). Label-aware attention multiplies similarities
+    by ``power`` where the paper raises them to it, since cosines may be negative and lie close together. The profile
+    features that the paper joins to capsules are left out. What :class:`~tesserec.models.comirec.ComiRecSA` says of
+    training and of the encoder's states holds here too.
     """
 
     name = "mind"

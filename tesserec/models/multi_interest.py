@@ -7,7 +7,7 @@ of another, no slot has a probability, and every slot is searched.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -16,6 +16,7 @@ from torch import Tensor
 from tesserec.data.features import ItemFeatures
 from tesserec.index.contract import Policy
 from tesserec.models.neural import Network, NeuralConfig, NeuralRetriever, TensorBatch
+from tesserec.nn.encoders import EncoderConfig
 
 
 class MultiInterestConfig(NeuralConfig):
@@ -28,6 +29,18 @@ class MultiInterestConfig(NeuralConfig):
     """
 
     interests: int = Field(4, ge=1)
+
+
+class PlainEncoderConfig(EncoderConfig):
+    """An encoder that leaves the history to the model unless told otherwise.
+
+    Attributes
+    ----------
+    kind
+        See :class:`~tesserec.nn.encoders.EncoderConfig`.
+    """
+
+    kind: Literal["transformer", "mean", "none"] = "none"
 
 
 class MultiInterestNetwork(Network):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 TINY = 1e-9
 
@@ -20,23 +19,16 @@ class SelfAttention(nn.Module):
     ----------
     dim, hidden, interests
         Width of states, of the hidden layer, and number of interests.
-    ages
-        Learn a logit for each of so many ages, events between a position and the prefix's newest; 0 for none (ours).
     """
 
-    def __init__(self, dim: int, hidden: int, interests: int, ages: int = 0) -> None:
+    def __init__(self, dim: int, hidden: int, interests: int) -> None:
         super().__init__()
         self.hidden = nn.Linear(dim, hidden, bias=False)
         self.out = nn.Linear(hidden, interests, bias=False)
-        self.ages = nn.Parameter(torch.zeros(ages, interests)) if ages else None
 
     def forward(self, states: Tensor, prefixes: Tensor) -> Tensor:
         """States ``(batch, length, dim)`` to float32 weights ``(batch, prefixes, interests, length)``."""
         logits = self.out(torch.tanh(self.hidden(states))).transpose(1, 2)[:, None]
-        if self.ages is not None:
-            newest = prefixes.sum(-1, keepdim=True) - 1
-            age = (newest - torch.arange(prefixes.shape[-1], device=prefixes.device)).clamp(min=0)
-            logits = logits + F.embedding(age, self.ages).transpose(2, 3)
         return masked_softmax(logits, prefixes)
 
 

@@ -14,11 +14,10 @@ from tests.models.worlds import SMALL, dataset, fitted
 
 SETTINGS = [
     ("comirec-sa", {}),
-    ("comirec-sa", {"recency": True}),
     ("comirec-dr", {}),
     ("comirec-dr", {"maps": "interest"}),
     ("mind", {}),
-    ("mind", {"adaptive": True}),
+    ("mind", {"adaptive": True, "relu": True}),
     ("remi", {}),
 ]
 
@@ -88,7 +87,7 @@ def test_one_interest_trains_and_answers(name):
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("comirec-sa", {"recency": True}), ("comirec-dr", {"maps": "interest"}), ("mind", {"adaptive": True})],
+    [("comirec-dr", {"maps": "interest"}), ("mind", {"adaptive": True, "relu": True})],
 )
 def test_a_bundle_of_other_settings_answers_as_the_model_does(name, settings, tmp_path):
     cls = model_class(name)

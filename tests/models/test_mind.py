@@ -51,8 +51,8 @@ def test_without_random_starts_all_interests_are_one():
 
 def test_the_layer_after_capsules_is_a_relu_or_none():
     states = torch.randn(2, 7, 16)
-    assert (network("mind").extract(states, causal(7)) >= 0).all()
-    plain = network("mind", relu=False).extract(states, causal(7))
+    assert (network("mind", relu=True).extract(states, causal(7)) >= 0).all()
+    plain = network("mind").extract(states, causal(7))
     assert (plain < 0).any()
     assert (plain.norm(dim=-1) < 1).all()
 
@@ -72,7 +72,7 @@ def test_repeated_interests_count_once_in_label_aware_attention():
     assert torch.allclose(label_aware(repeated, positives, 0.7), label_aware(users, positives, 0.7), atol=1e-6)
 
 
-@pytest.mark.parametrize("settings", [{"readout": "attention", "adaptive": True}, {"relu": False}])
+@pytest.mark.parametrize("settings", [{"readout": "attention", "adaptive": True}, {"relu": True}])
 def test_every_setting_trains(settings):
     short = SMALL | {"temperature": 0.2, "training": SMALL["training"] | {"epochs": 4}}
     model = Mind(MindConfig.model_validate(short | settings)).fit(dataset(), seed=1)

@@ -94,20 +94,6 @@ def test_attention_weighs_the_positions_of_a_prefix_alone():
         assert np.allclose(pool(weights, states)[:, length - 1], summed, atol=1e-5)
 
 
-def test_ages_are_counted_back_from_the_newest_of_each_prefix():
-    torch.manual_seed(0)
-    attention, states = SelfAttention(4, 8, 3, ages=5), torch.randn(2, 5, 4)
-    plain = SelfAttention(4, 8, 3)
-    plain.load_state_dict({name: tensor for name, tensor in attention.state_dict().items() if name != "ages"})
-    assert attention(states, causal(5)).equal(plain(states, causal(5)))
-    with torch.no_grad():
-        attention.ages[0, 1], attention.ages[2, 2] = 50.0, 50.0
-    weights = attention(states, causal(5))
-    assert torch.allclose(weights[:, :, 1], torch.eye(5).expand(2, 5, 5), atol=1e-6)
-    assert torch.allclose(weights[:, 2:, 2], torch.eye(5)[:3].expand(2, 3, 5), atol=1e-6)
-    assert weights[:, :, 0].equal(plain(states, causal(5))[:, :, 0])
-
-
 def test_spread_is_the_squared_diagonal_of_the_covariance_of_attention():
     torch.manual_seed(0)
     weights = SelfAttention(4, 8, 3)(torch.randn(2, 5, 4), causal(5)).detach()
