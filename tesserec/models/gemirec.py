@@ -91,7 +91,7 @@ class GemiRecConfig(NeuralConfig):
     depth: int = Field(2, ge=1)
     warmup_epochs: int = Field(20, ge=1)
     reassign_every: int = Field(1, ge=1)
-    swap: float = Field(0.3, ge=0, le=1)
+    swap: float = Field(0.6, ge=0, le=1)
     shared: bool = False
     reader_dropout: float = Field(0.0, ge=0, lt=1)
     trust: float = Field(0.5, ge=0, le=1)
