@@ -15,6 +15,7 @@ from tesserec.models.multi_interest import (
     MultiInterestConfig,
     MultiInterestNetwork,
     MultiInterestRetriever,
+    PlainEncoderConfig,
     nearest_interest,
 )
 from tesserec.models.neural import TensorBatch
@@ -47,6 +48,8 @@ class DmiConfig(MultiInterestConfig):
 
     Attributes
     ----------
+    encoder, temperature
+        As everywhere; the defaults are the best of our trials.
     hidden
         Width of the extraction's hidden layer as a multiple of ``encoder.dim``.
     weights
@@ -62,6 +65,8 @@ class DmiConfig(MultiInterestConfig):
         0 reads the whole history.
     """
 
+    encoder: PlainEncoderConfig = PlainEncoderConfig()
+    temperature: float = Field(0.1, gt=0)
     hidden: int = Field(4, ge=1)
     weights: DmiWeights = DmiWeights()
     schedule: Schedule = "cosine"
