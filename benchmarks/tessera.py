@@ -11,8 +11,9 @@ stands, and with larger blocks of rows, which suit a catalogue of this size bett
 rounds.
 
 ``cells``: of the items that a trained model ranks first, how many cells hold 99 of 100, with cells visited by falling
-posterior; means over users of the test part. ``--baseline`` names a run of a single-vector model (SASRec): its items
-are divided into as many cells by k-means, and its posterior over cells is the exact mass of its own softmax.
+posterior; means over users of the test part, at the temperature of training. ``--baseline`` names a run of a
+single-vector model (SASRec): its items are divided into as many cells by k-means, and its posterior over cells is the
+exact mass of its own softmax.
 """
 
 from __future__ import annotations
@@ -101,6 +102,8 @@ def cells_needed(posterior: Tensor, cells: Tensor, best: Tensor) -> Tensor:
 def concentration(dataset: Dataset, run: Path, users: int, codes: int | None) -> dict[str, Any]:
     """Figures of a run; with ``codes`` the run has one vector a user, and cells come from k-means."""
     network = load_model(run / "model").network.eval()  # type: ignore[attr-defined]
+    if codes is None:
+        network.heat.fill_(1.0)
     items = network.item_vectors()
     cells = network.cells() if codes is None else start_cells(items, codes, len(items), np.random.default_rng(0))
     n_cells = codes or network.codes

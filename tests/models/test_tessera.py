@@ -135,6 +135,11 @@ def test_more_cells_than_items_are_refused_with_the_setting():
         Tessera(TesseraConfig.model_validate(OWN | {"codes": 121})).fit(dataset())
 
 
+def test_a_warm_up_without_an_end_is_refused():
+    with pytest.raises(ValueError, match=r"warmup_epochs = 12 leaves none of training\.epochs = 12"):
+        TesseraConfig.model_validate(OWN | {"warmup_epochs": 12})
+
+
 def test_a_cell_for_every_item_is_a_softmax_over_means():
     network = network_with_cells(codes=120, balance=1.0)
     assert torch.equal(network.cells().sort().values, torch.arange(120))
@@ -142,6 +147,17 @@ def test_a_cell_for_every_item_is_a_softmax_over_means():
     assert terms["item"].item() == pytest.approx(0.0, abs=1e-6)
     assert terms["spread"].item() == pytest.approx(0.0, abs=1e-5)
     assert network.variances.abs().max() < 1e-6
+
+
+def test_one_temperature_flattens_both_factors_alike():
+    network = network_with_cells()
+    history = network.item_vectors()[:4][None]
+    cold = network.encode(history, torch.tensor([4]))
+    read = network.read(torch.tensor([[2, 5]]), torch.tensor([4]), cold[1])
+    network.heat.fill_(2.0)
+    warm = network.encode(history, torch.tensor([4]))
+    assert torch.allclose(torch.softmax(cold[0].log() / 2, -1), warm[0], atol=1e-6)
+    assert torch.allclose(read / 2, network.read(torch.tensor([[2, 5]]), torch.tensor([4]), warm[1]), atol=1e-6)
 
 
 def test_calibration_raises_the_likelihood_of_held_out_cells():
