@@ -49,7 +49,7 @@ class MindConfig(MultiInterestConfig):
     relu: bool = False
     readout: Literal["hard", "attention"] = "hard"
     power: float = Field(1.0, ge=0)
-    adaptive: bool = False
+    adaptive: bool = True
 
 
 class MindNetwork(MultiInterestNetwork):
@@ -109,7 +109,7 @@ class Mind(MultiInterestRetriever):
 
     From the paper: behaviour-to-interest dynamic routing with one bilinear map for all pairs, random normal routing
     logits, three iterations and squashed capsules, a ReLU layer after them, the number of interests by the length of
-    the history (``adaptive``), and label-aware attention in training (``readout = "attention"``). From ComiRec's code:
+    the history, and label-aware attention in training (``readout = "attention"``). From ComiRec's code:
     hard read-out in its place, and gradients through the last iteration only.
 
     Notes

@@ -22,7 +22,7 @@ class RemiConfig(ComiRecSAConfig):
         Of the penalty on uneven attention (lambda); 0 is none.
     """
 
-    hardness: float = Field(1.0, ge=0)
+    hardness: float = Field(0.1, ge=0)
     spread_weight: float = Field(100.0, ge=0)
 
 

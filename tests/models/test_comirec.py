@@ -16,8 +16,8 @@ SETTINGS = [
     ("comirec-sa", {}),
     ("comirec-dr", {}),
     ("comirec-dr", {"maps": "interest"}),
-    ("mind", {}),
-    ("mind", {"adaptive": True, "relu": True}),
+    ("mind", {"adaptive": False}),
+    ("mind", {"relu": True}),
     ("remi", {}),
 ]
 
@@ -87,7 +87,7 @@ def test_one_interest_trains_and_answers(name):
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("comirec-dr", {"maps": "interest"}), ("mind", {"adaptive": True, "relu": True})],
+    [("comirec-dr", {"maps": "interest"}), ("mind", {"relu": True})],
 )
 def test_a_bundle_of_other_settings_answers_as_the_model_does(name, settings, tmp_path):
     cls = model_class(name)

@@ -17,7 +17,7 @@ def test_a_history_of_n_events_has_log_n_interests():
 
 
 def test_interests_out_of_use_have_no_share_and_repeat_the_first():
-    model = network("mind", adaptive=True)
+    model = network("mind")
     share, flat = model.encode(torch.randn(3, 16, 16), torch.tensor([16, 5, 1]))
     assert torch.allclose(share, torch.tensor([[0.25] * 4, [0.5, 0.5, 0, 0], [1.0, 0, 0, 0]]))
     interests = flat.view(3, 4, 16)
@@ -26,7 +26,7 @@ def test_interests_out_of_use_have_no_share_and_repeat_the_first():
 
 
 def test_a_short_history_is_routed_as_by_a_model_of_fewer_interests():
-    many, few = network("mind", adaptive=True), network("mind", interests=2)
+    many, few = network("mind"), network("mind", interests=2, adaptive=False)
     few.load_state_dict(many.state_dict() | {"logits": many.logits[:2]})
     states = torch.randn(2, 7, 16)
     assert torch.allclose(many.extract(states, causal(7))[:, 3:, :2], few.extract(states, causal(7))[:, 3:], atol=1e-6)
@@ -43,7 +43,7 @@ def test_starts_are_drawn_by_the_seed_and_kept_with_the_weights(tmp_path):
 
 
 def test_without_random_starts_all_interests_are_one():
-    model = network("mind")
+    model = network("mind", adaptive=False)
     model.logits.zero_()
     interests = model.extract(torch.randn(2, 7, 16), causal(7))
     assert torch.allclose(interests, interests[:, :, :1].expand_as(interests), atol=1e-6)
@@ -72,12 +72,12 @@ def test_repeated_interests_count_once_in_label_aware_attention():
     assert torch.allclose(label_aware(repeated, positives, 0.7), label_aware(users, positives, 0.7), atol=1e-6)
 
 
-@pytest.mark.parametrize("settings", [{"readout": "attention", "adaptive": True}, {"relu": True}])
+@pytest.mark.parametrize("settings", [{"readout": "attention"}, {"relu": True, "adaptive": False}])
 def test_every_setting_trains(settings):
     short = SMALL | {"temperature": 0.2, "training": SMALL["training"] | {"epochs": 4}}
     model = Mind(MindConfig.model_validate(short | settings)).fit(dataset(), seed=1)
     found = model.searcher.retrieve(dataset().test.histories, 5)
-    if settings.get("adaptive"):
+    if model.config.adaptive:
         lengths = np.minimum(dataset().test.histories.lengths, 20)
         allowed = interests_used(torch.from_numpy(lengths), 4).sum(-1).numpy()
         assert (found.interests < allowed[:, None]).all()
