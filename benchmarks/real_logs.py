@@ -63,6 +63,7 @@ class Job:
 
     log: str
     split: str
+    epochs: int
     shared: tuple[str, ...]
     full_softmax: bool = True
 
@@ -88,14 +89,15 @@ ENTRIES = (*RIVALS, *CODEBOOKS, *SINGLE)
 RIVALS_BY_LABEL = [one.label for one in ENTRIES if one not in CODEBOOKS and one.model not in ("sparc", "gemirec")]
 CODEBOOKS_BY_LABEL = [one.label for one in ENTRIES if one.label not in RIVALS_BY_LABEL]
 UNTRAINED = ("popularity", "item-knn")
+WARM_UP = {"sparc": 0.6, "gemirec": 2 / 3, "tessera": 1 / 3, "sparcode": 1 / 3}
+"""Share of the epochs in which a codebook method is still a single-vector model."""
 
-BEAUTY = ("encoder.dropout=0.3", "training.epochs=30")
-CDS = ("encoder.dropout=0.2", "training.epochs=30", "training.patience=4")
-SPORTS = ("encoder.dropout=0.3", "training.epochs=20")
+BEAUTY = ("encoder.dropout=0.3",)
+CDS = ("encoder.dropout=0.2", "training.patience=4")
+SPORTS = ("encoder.dropout=0.3",)
 GLOBO = (
     "encoder.dropout=0.1",
     "encoder.max_length=30",
-    "training.epochs=3",
     "training.batch_positions=4096",
     "training.negatives=2048",
     "training.patience=2",
@@ -103,22 +105,21 @@ GLOBO = (
 ML_1M = (
     "encoder.max_length=200",
     "training.batch_positions=4096",
-    "training.epochs=16",
     "training.patience=8",
     "training.validate_k=10",
 )
 NEXT_ITEM, NEXT_ITEMS = ("horizon=1",), ("horizon=5",)
 """Leave-one-out asks for the next item, user hold-out for all that follow; targets are drawn accordingly."""
 JOBS = (
-    Job("amazon-beauty", "leave-one-out", (*BEAUTY, *NEXT_ITEM)),
-    Job("amazon-beauty", "user-holdout", (*BEAUTY, *NEXT_ITEMS)),
-    Job("amazon-cds", "leave-one-out", (*CDS, *NEXT_ITEM)),
-    Job("amazon-cds", "user-holdout", (*CDS, *NEXT_ITEMS)),
-    Job("globo-news", "time", (*GLOBO, *NEXT_ITEM), full_softmax=False),
-    Job("ml-1m", "leave-one-out", (*ML_1M, *NEXT_ITEM)),
-    Job("amazon-sports", "leave-one-out", (*SPORTS, *NEXT_ITEM)),
+    Job("amazon-beauty", "leave-one-out", 30, (*BEAUTY, *NEXT_ITEM)),
+    Job("amazon-beauty", "user-holdout", 30, (*BEAUTY, *NEXT_ITEMS)),
+    Job("amazon-cds", "leave-one-out", 30, (*CDS, *NEXT_ITEM)),
+    Job("amazon-cds", "user-holdout", 30, (*CDS, *NEXT_ITEMS)),
+    Job("globo-news", "time", 3, (*GLOBO, *NEXT_ITEM), full_softmax=False),
+    Job("ml-1m", "leave-one-out", 16, (*ML_1M, *NEXT_ITEM)),
+    Job("amazon-sports", "leave-one-out", 20, (*SPORTS, *NEXT_ITEM)),
 )
-QUICK = ("training.epochs=6", "training.patience=6")
+QUICK_EPOCHS = 6
 
 
 def main() -> None:
@@ -156,7 +157,7 @@ def plan(chosen: argparse.Namespace) -> list[tuple[Job, Entry, int]]:
     """Every (job, entry, seed) that was asked for."""
     jobs, entries = (JOBS[:1], (*RIVALS, *CODEBOOKS)) if chosen.quick else (JOBS, ENTRIES)
     if chosen.quick:
-        jobs = tuple(replace(job, shared=(*job.shared, *QUICK)) for job in jobs)
+        jobs = tuple(replace(job, epochs=QUICK_EPOCHS) for job in jobs)
     tasks = [(job, entry, int(seed)) for seed in chosen.seeds.split(",") for job in jobs for entry in entries]
     only = set(chosen.only or ())
     return [one for one in tasks if not only or {one[0].name, f"{one[0].name}:{one[1].label}"} & only]
@@ -176,7 +177,9 @@ def settings(job: Job, entry: Entry) -> tuple[str, ...]:
     if entry.model in UNTRAINED:
         return ()
     sampled = () if job.full_softmax or entry.model != "sasrec" else ("loss=sampled",)
-    return (*job.shared, *entry.sets, *sampled)
+    warm = round(job.epochs * WARM_UP[entry.model]) if entry.model in WARM_UP else None
+    warm_up = () if warm is None else (f"warmup_epochs={max(1, warm)}",)
+    return (*job.shared, f"training.epochs={job.epochs}", *entry.sets, *sampled, *warm_up)
 
 
 def run(task: tuple[Job, Entry, int], data: Path, work: Path, results: Path) -> str:
