@@ -36,7 +36,7 @@ def test_commands_run_in_their_order():
         command, *args = shlex.split(line, comments=True)[1:]
         if command == "demo":
             continue
-        if command == "train" and "sparc" in args:
+        if (command == "train" and "sparc" in args) or command == "ablate":
             args += sets(QUICK_SPARC)  # enough for a tiny world; the README itself uses the defaults
         run_cli(command, *args)
 
