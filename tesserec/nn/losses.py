@@ -13,7 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 CHUNK_LOGITS = 2_000_000
-"""Logits that are alive at a time in the full softmax: they stay in the processor's cache, whatever the catalogue."""
+"""Logits that are alive at a time in the full softmax, so that they stay in the processor's cache ..."""
+
+LEAST_ROWS = 64
+"""... unless that leaves fewer rows than this: thin products over a large catalogue cost more than the cache saves."""
 
 
 def sampled_softmax(
@@ -69,7 +72,7 @@ class _FullSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, users: Tensor, items: Tensor, targets: Tensor, temperature: float) -> Tensor:
-        chunk = max(1, CHUNK_LOGITS // len(items))
+        chunk = max(LEAST_ROWS, CHUNK_LOGITS // len(items))
         d_users, d_items = torch.empty_like(users), torch.zeros_like(items, dtype=torch.float32)
         total = users.new_zeros((), dtype=torch.float32)
         for begin in range(0, len(users), chunk):
