@@ -80,7 +80,10 @@ RIVALS = (
     Entry("sasrec", "sasrec", ("training.learning_rate=0.001",)),
     *(Entry(name, name) for name in ("mind", "comirec-sa", "comirec-dr", "remi", "mrif", "dmi")),
 )
-CODEBOOKS = tuple(Entry(name, name) for name in ("sparc", "gemirec", "sparcode", "tessera"))
+CODEBOOKS = (
+    *(Entry(name, name) for name in ("sparc", "gemirec", "sparcode")),
+    Entry("tessera", "tessera", ("training.learning_rate=0.001",)),
+)
 SINGLE = (
     *(Entry(f"{name}, K = 1", name, ("interests=1",)) for name in ("mind", "comirec-sa", "comirec-dr", "remi", "dmi")),
     *(Entry(f"{name}, K = 1", name, policy=(("interests", 1),)) for name in ("sparc", "gemirec")),
