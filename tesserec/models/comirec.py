@@ -117,6 +117,10 @@ class ComiRecDRNetwork(MultiInterestNetwork):
         votes = votes.view(*states.shape[:2], self.codes, -1).transpose(1, 2)
         return route(votes, prefixes, self.logits, self.config.iterations)
 
+    def user(self, states: Tensor) -> Tensor:
+        """Capsules as they are: a long one is sure of itself, and a short one does not drown out the others."""
+        return states
+
 
 class ComiRecDR(MultiInterestRetriever):
     """ComiRec-DR-style retrieval (Cen et al., KDD 2020, arXiv 2005.09347), after the authors' code.
@@ -129,8 +133,9 @@ class ComiRecDR(MultiInterestRetriever):
     Notes
     -----
     Ours: what :class:`ComiRecSA` says of training and of the encoder's states holds here too. The maps start near the
-    identity, so capsules lie among the items from the first step on. ``maps = "interest"`` leaves the position out of
-    them, which has ``encoder.max_length`` times fewer weights.
+    identity, so capsules lie among the items from the first step on. Items have length one but capsules keep theirs,
+    which is below one and, as in the paper, says how much of the history went into them. ``maps = "interest"`` leaves
+    the position out of the maps, which has ``encoder.max_length`` times fewer weights.
     """
 
     name = "comirec-dr"

@@ -54,12 +54,13 @@ def test_padding_changes_no_interest(name, settings):
 
 @pytest.mark.parametrize("encoder", ["transformer", "mean", "none"])
 @pytest.mark.parametrize(("name", "settings"), SETTINGS)
-def test_one_interest_is_one_unit_vector(name, settings, encoder):
+def test_one_interest_is_one_vector_of_at_most_unit_length(name, settings, encoder):
     model = network(name, interests=1, encoder=SMALL["encoder"] | {"kind": encoder}, **settings)
     share, interests = model.encode(torch.randn(2, 5, 16), torch.tensor([5, 3]))
     assert share.tolist() == [[1.0], [1.0]]
     vectors = model.read(torch.zeros(2, 1, dtype=torch.int64), torch.tensor([5, 3]), interests)
-    assert torch.allclose(vectors.norm(dim=-1) * model.config.temperature, torch.ones(2, 1), atol=1e-5)
+    lengths = vectors.norm(dim=-1) * model.config.temperature
+    assert torch.allclose(lengths, torch.ones(2, 1), atol=1e-5) or (name == "comirec-dr" and (lengths < 1).all())
 
 
 @pytest.mark.parametrize("name", ["comirec-sa", "comirec-dr", "mind", "remi"])
