@@ -17,7 +17,7 @@ from tesserec.models.multi_interest import (
 )
 from tesserec.nn.routing import SelfAttention, pool, route
 
-NOISE = 0.5
+NOISE = 0.2
 """How far dynamic routing's maps start from the identity: the length of noise added to a vector of length one."""
 
 

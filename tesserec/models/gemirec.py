@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from typing_extensions import Self
 
 from tesserec.data.features import ItemFeatures
-from tesserec.errors import ConfigError
 from tesserec.index.contract import Merge, Policy
-from tesserec.models.neural import Network, NeuralConfig, NeuralRetriever, TensorBatch, last_valid
+from tesserec.models.codebooks import InterestNetwork, WarmConfig, check_codes
+from tesserec.models.neural import NeuralRetriever, TensorBatch, last_valid
 from tesserec.nn.dictionary import DictionaryConfig, InterestDictionary
 from tesserec.nn.encoders import Block, causal_mask
 from tesserec.nn.generative import NEVER, AutoregressivePosterior, number_of, tuple_of
@@ -48,8 +48,8 @@ class GemiRecWeights(BaseModel):
     shuffle: float = Field(0.0, ge=0)
 
 
-class GemiRecConfig(NeuralConfig):
-    """Settings of :class:`GemiRec`; see also :class:`~tesserec.models.neural.NeuralConfig`.
+class GemiRecConfig(WarmConfig):
+    """Settings of :class:`GemiRec`; see also :class:`~tesserec.models.codebooks.WarmConfig`.
 
     Attributes
     ----------
@@ -104,11 +104,6 @@ class GemiRecConfig(NeuralConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.warmup_epochs >= self.training.epochs:
-            raise ValueError(
-                f"warmup_epochs = {self.warmup_epochs} leaves none of training.epochs = {self.training.epochs} for the "
-                "dictionary; use fewer warm-up epochs or more epochs"
-            )
         if self.depth > self.codebook.levels:
             raise ValueError(
                 f"depth = {self.depth} with codebook.levels = {self.codebook.levels}; an interest has at most as many "
@@ -117,7 +112,7 @@ class GemiRecConfig(NeuralConfig):
         return self
 
 
-class GemiRecNetwork(Network):
+class GemiRecNetwork(InterestNetwork):
     """Shared encoder, dictionary of items (IDMM), posterior over next interests (MIPDM) and reader (MIRM)."""
 
     centres: Tensor
@@ -126,11 +121,7 @@ class GemiRecNetwork(Network):
     def __init__(self, items: int, config: GemiRecConfig, features: ItemFeatures | None) -> None:
         super().__init__(items, config, features)
         shape, dim = config.codebook, config.encoder.dim
-        if shape.codes > items // 2:
-            raise ConfigError(
-                f"codebook.codes = {shape.codes} for {items} items leaves under two items a code; "
-                f"use at most {items // 2}"
-            )
+        check_codes(shape.codes, items)
         self.dictionary = InterestDictionary(items, shape, dim)
         # What a position of the posterior's transformer holds: the state at an item, and the interest of that item.
         self.pair, self.query = nn.Linear(config.depth * dim, dim), nn.Linear(config.depth * dim, dim)
@@ -221,15 +212,6 @@ class GemiRecNetwork(Network):
         denominators = self._mass(users).logsumexp(-1, keepdim=True)
         return torch.cat([users / self.config.temperature, -denominators], dim=-1)
 
-    @property
-    def width(self) -> int:
-        """One more than the encoder's: the last coordinate, 1 for every item, carries the log-denominator."""
-        return super().width + 1
-
-    def item_vectors(self) -> Tensor:
-        """Item vectors followed by a 1, ``(items, width)``."""
-        return F.pad(super().item_vectors(), (0, 1), value=1.0)
-
     @torch.no_grad()
     def cells(self) -> Tensor:
         """Interest of every item by the assignment's present version, ``(items,)``."""
@@ -238,10 +220,6 @@ class GemiRecNetwork(Network):
     def item_codes(self) -> tuple[Tensor, int] | None:
         """Codes of every item at every level, by the present version; None until there is a dictionary."""
         return (self.dictionary.codes, self.config.codebook.codes) if self.dictionary.started else None
-
-    def complete(self, epoch: int) -> bool:
-        """True from the first epoch that trained with the dictionary."""
-        return epoch >= int(self.config.warmup_epochs)
 
     @torch.no_grad()
     def end_epoch(self, epoch: int, seed: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from tesserec.models.neural import Network, NeuralConfig, NeuralRetriever, TensorBatch
 from tesserec.nn.losses import full_softmax
+from tesserec.training.config import DotProductTraining
 
 
 class SASRecConfig(NeuralConfig):
@@ -22,6 +23,7 @@ class SASRecConfig(NeuralConfig):
         catalogues where the full one costs too much (beyond about 50,000 items on a CPU).
     """
 
+    training: DotProductTraining = DotProductTraining()
     normalise: bool = False
     temperature: float = Field(1.0, gt=0)
     loss: Literal["full", "sampled"] = "full"

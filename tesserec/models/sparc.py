@@ -6,18 +6,16 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
-from typing_extensions import Self
 
 from tesserec.data.features import ItemFeatures
-from tesserec.errors import ConfigError
 from tesserec.index.contract import Merge, Policy
-from tesserec.models.neural import Network, NeuralConfig, NeuralRetriever, TensorBatch, last_valid
+from tesserec.models.codebooks import InterestNetwork, WarmConfig, check_codes
+from tesserec.models.neural import NeuralRetriever, TensorBatch, last_valid
 from tesserec.nn.codebook import upkeep
-from tesserec.nn.encoders import causal_mask
-from tesserec.nn.interests import Posterior, Reader
+from tesserec.nn.interests import Posterior, Reader, cell_logits
 from tesserec.nn.losses import bpr, info_nce
 from tesserec.nn.quantisers import CodebookConfig, ResidualQuantiser
 from tesserec.training.config import TrainingConfig
@@ -66,15 +64,15 @@ class SparcTraining(TrainingConfig):
     final_rate: float = Field(0.1, gt=0, le=1)
 
 
-class SparcConfig(NeuralConfig):
-    """Settings of :class:`Sparc`; see also :class:`~tesserec.models.neural.NeuralConfig`.
+class SparcConfig(WarmConfig):
+    """Settings of :class:`Sparc`; see also :class:`~tesserec.models.codebooks.WarmConfig`.
 
     Attributes
     ----------
     codebook, weights
         Size of the codebook and weights of the losses.
     warmup_epochs
-        Epochs as a plain single-vector model before k-means sets the codebook.
+        Epochs as a plain single-vector model before k-means sets the codebook; best more than half of all.
     query_sum_share
         Share of training queries that use the whole reconstruction of the target instead of its level-0 codeword.
     query_drawn_share
@@ -96,7 +94,7 @@ class SparcConfig(NeuralConfig):
     training: SparcTraining = SparcTraining()
     codebook: CodebookConfig = CodebookConfig()
     weights: SparcWeights = SparcWeights()
-    warmup_epochs: int = Field(10, ge=1)
+    warmup_epochs: int = Field(18, ge=1)
     query_drawn_share: float = Field(0.7, ge=0, le=1)
     query_sum_share: float = Field(0.0, ge=0, le=1)
     contrast_rows: int = Field(512, ge=2)
@@ -106,28 +104,15 @@ class SparcConfig(NeuralConfig):
     interests: int = Field(8, ge=1)
     merge: Merge = "probability"
 
-    @model_validator(mode="after")
-    def _joint_epochs(self) -> Self:
-        if self.warmup_epochs >= self.training.epochs:
-            raise ValueError(
-                f"warmup_epochs = {self.warmup_epochs} leaves none of training.epochs = {self.training.epochs} for the "
-                "codebook; use fewer warm-up epochs or more epochs"
-            )
-        return self
 
-
-class SparcNetwork(Network):
+class SparcNetwork(InterestNetwork):
     """Shared encoder, residual quantiser over items, posterior tower and interest-conditioned reader."""
 
     log_sizes: Tensor
 
     def __init__(self, items: int, config: SparcConfig, features: ItemFeatures | None) -> None:
         super().__init__(items, config, features)
-        if config.codebook.codes > items // 2:
-            raise ConfigError(
-                f"codebook.codes = {config.codebook.codes} for {items} items leaves under two items a cell; "
-                f"use at most {items // 2}"
-            )
+        check_codes(config.codebook.codes, items)
         self.codes = config.codebook.codes
         self.quantiser = ResidualQuantiser(config.codebook, config.encoder.dim)
         self.posterior = Posterior(config.encoder, config.codebook.codes)
@@ -155,22 +140,18 @@ class SparcNetwork(Network):
 
     def interest_vectors(self, states: Tensor, queries: Tensor, valid: Tensor) -> Tensor:
         """User vectors ``(positions, dim)``, each valid position reading its past with its own query."""
-        placed = torch.zeros_like(states, dtype=queries.dtype)
-        placed = placed.masked_scatter(valid[..., None].expand_as(placed), queries)
-        mask = causal_mask(states.shape[1], states.device)
-        return self.user(self.reader(states, states, placed, mask)[valid])
+        return self.user(self.reader.along(states, queries, valid))
 
     def posterior_logits(self, states: Tensor) -> Tensor:
         """Logits over level-0 codes after every position, ``(batch, length, codes)``."""
         logits: Tensor = self.posterior(states).float()
         if self.config.posterior == "tied":
-            logits = logits + self._affinity(self.user(states) / self.config.temperature)
+            logits = logits + self._mass(self.user(states))
         return logits
 
-    def _affinity(self, users: Tensor) -> Tensor:
+    def _mass(self, users: Tensor) -> Tensor:
         """Log-mass that a user vector gives to each cell if every item lies at its codeword, ``(..., codes)``."""
-        with torch.autocast(users.device.type, enabled=False):
-            return users.float() @ self.quantiser.codebooks[0].detach().T + self.log_sizes
+        return cell_logits(users / self.config.temperature, self.quantiser.codebooks[0].detach(), self.log_sizes)
 
     def encode(self, vectors: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
         """Posterior over level-0 codes after the last event, and all states."""
@@ -179,23 +160,10 @@ class SparcNetwork(Network):
 
     def read(self, interests: Tensor, lengths: Tensor, *state: Tensor) -> Tensor:
         """User vectors of level-0 codes ``(batch, interests)``; products with items are ``log p(item | code, u)``."""
-        states = state[0]
-        padding = torch.arange(states.shape[1], device=states.device) >= lengths[:, None]
-        mask = torch.zeros_like(padding, dtype=states.dtype).masked_fill(padding, -torch.inf)[:, None, None]
-        queries = F.embedding(interests, self.quantiser.codebooks[0])
-        vectors = self.reader(states, last_valid(states, lengths)[:, None], queries, mask)
-        users = self.user(vectors) / self.config.temperature
-        # What an interest's softmax is divided by, with every item at its codeword: sums over codes, not over items.
-        return torch.cat([users, -self._affinity(users).logsumexp(-1, keepdim=True)], dim=-1)
-
-    @property
-    def width(self) -> int:
-        """One more than the encoder's: the last coordinate, 1 for every item, carries the log-denominator."""
-        return super().width + 1
-
-    def item_vectors(self) -> Tensor:
-        """Item vectors followed by a 1, ``(items, width)``."""
-        return F.pad(super().item_vectors(), (0, 1), value=1.0)
+        states, queries = state[0], F.embedding(interests, self.quantiser.codebooks[0])
+        users = self.user(self.reader.after(states, last_valid(states, lengths), queries, lengths))
+        denominators = self._mass(users).logsumexp(-1, keepdim=True)
+        return torch.cat([users / self.config.temperature, -denominators], dim=-1)
 
     @torch.no_grad()
     def cells(self) -> Tensor:
@@ -207,10 +175,6 @@ class SparcNetwork(Network):
     def item_codes(self) -> tuple[Tensor, int] | None:
         """Codes of every item at every level; None until the codebook is started."""
         return (self.quantiser.assign(self.items.all()), self.codes) if self.quantiser.started else None
-
-    def complete(self, epoch: int) -> bool:
-        """True from the first epoch that trained with the codebook."""
-        return epoch >= int(self.config.warmup_epochs)
 
     @torch.no_grad()
     def end_epoch(self, epoch: int, seed: int) -> dict[str, Any]:

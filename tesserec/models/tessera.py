@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
@@ -17,9 +17,9 @@ from tesserec.data.dataset import Dataset
 from tesserec.data.features import ItemFeatures
 from tesserec.errors import ConfigError
 from tesserec.index.contract import Policy
+from tesserec.models.codebooks import WarmConfig
 from tesserec.models.neural import (
     Network,
-    NeuralConfig,
     NeuralRetriever,
     TensorBatch,
     TorchSide,
@@ -30,10 +30,11 @@ from tesserec.nn.cells import start_cells, step_cells
 from tesserec.nn.codebook import judge
 from tesserec.nn.factorised import Layout, LowRankReader, Moments, best_heat, cell_softmax
 from tesserec.nn.losses import full_softmax
+from tesserec.training.config import DotProductTraining
 
 
-class TesseraConfig(NeuralConfig):
-    """Settings of :class:`Tessera`; see also :class:`~tesserec.models.neural.NeuralConfig`.
+class TesseraConfig(WarmConfig):
+    """Settings of :class:`Tessera`; see also :class:`~tesserec.models.codebooks.WarmConfig`.
 
     Attributes
     ----------
@@ -55,24 +56,15 @@ class TesseraConfig(NeuralConfig):
         Share of these ranks that is dropped in training.
     """
 
+    training: DotProductTraining = DotProductTraining()
     normalise: bool = False
     temperature: float = Field(1.0, gt=0)
     codes: int = Field(128, ge=2)
     balance: float = Field(2.0, ge=1)
-    warmup_epochs: int = Field(10, ge=1)
     settle_epochs: int = Field(20, ge=0)
     spread: float = Field(6.0, ge=0)
     reader_rank: int = Field(0, ge=0)
     reader_dropout: float = Field(0.2, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _epochs_with_cells(self) -> Self:
-        if self.warmup_epochs >= self.training.epochs:
-            raise ValueError(
-                f"warmup_epochs = {self.warmup_epochs} leaves none of training.epochs = {self.training.epochs} for the "
-                "cells; use fewer warm-up epochs or more epochs"
-            )
-        return self
 
 
 class TesseraNetwork(Network):
