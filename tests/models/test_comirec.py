@@ -15,7 +15,7 @@ from tests.models.worlds import SMALL, dataset, fitted
 SETTINGS = [
     ("comirec-sa", {}),
     ("comirec-dr", {}),
-    ("comirec-dr", {"maps": "interest"}),
+    ("comirec-dr", {"maps": "position"}),
     ("mind", {"adaptive": False}),
     ("mind", {"relu": True}),
     ("remi", {}),
@@ -88,7 +88,7 @@ def test_one_interest_trains_and_answers(name):
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("comirec-dr", {"maps": "interest"}), ("mind", {"relu": True})],
+    [("comirec-dr", {"maps": "position"}), ("mind", {"relu": True})],
 )
 def test_a_bundle_of_other_settings_answers_as_the_model_does(name, settings, tmp_path):
     cls = model_class(name)
@@ -116,12 +116,12 @@ def test_the_paper_form_reads_items_and_positions():
 
 
 def test_votes_are_mapped_by_position_and_interest():
-    model, states = network("comirec-dr", iterations=1), torch.randn(1, 3, 16)
+    model, states = network("comirec-dr", iterations=1, maps="position"), torch.randn(1, 3, 16)
     maps = model.maps.view(20, 16, 4, 16)
     votes = torch.stack([states[0, place] @ maps[place, :, 2] for place in range(3)])
     found = model.extract(states, torch.ones(1, 1, 3, dtype=torch.bool))[0, 0, 2]
     assert torch.allclose(found, squash(votes.sum(0) / 4), atol=1e-5)
-    assert network("comirec-dr", maps="interest").maps.numel() * 20 == model.maps.numel()
+    assert network("comirec-dr").maps.numel() * 20 == model.maps.numel()
 
 
 def test_the_interest_nearest_to_the_target_is_read_out():
