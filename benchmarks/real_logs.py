@@ -197,9 +197,9 @@ def run(task: tuple[Job, Entry, int], data: Path, work: Path, results: Path) -> 
         if not dataset.exists():
             source = data / job.log
             prepare(source / "interactions.parquet", items=source / "items.parquet", split=job.split, out=dataset)
-        if not (place.exists() and runs.load_run(place).finished):
-            sets = settings(job, entry)
-            runs.train_run(dataset, entry.model, place, sets=sets, seed=seed, resume=place.exists())
+        begun = (place / runs.CONFIG).exists()
+        if not (begun and runs.load_run(place).finished):
+            runs.train_run(dataset, entry.model, place, sets=settings(job, entry), seed=seed, resume=begun)
         row = measure(place, entry, novelty(folder, quick), row_path(results, job, entry, seed))
     except TesserecError as error:
         return f"{name}: {error}"

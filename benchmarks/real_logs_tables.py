@@ -30,10 +30,19 @@ def write_tables(
 ) -> None:
     """Write every job's tables between the markers of the results page."""
     text = "\n\n".join(table for job in jobs if (table := render(results, job, rivals, codebooks)))
-    marker = "quick real logs" if quick else "real logs"
+    write_between("quick real logs" if quick else "real logs", text)
+
+
+def write_between(marker: str, text: str) -> None:
+    """Replace what stands between a marker of the results page and the next end."""
     page = PAGE.read_text()
     page = re.sub(rf"(<!-- {marker} -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{text}\n{m[2]}", page, flags=re.S)
     write_atomic(PAGE, page.encode())
+
+
+def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table as Markdown."""
+    return [*_head(*columns), *(_line(*row) for row in rows)]
 
 
 class Entry:

@@ -142,8 +142,9 @@ def ablate(
     Returns
     -------
     dict
-        ``question``, ``protocol``, ``fingerprint`` and ``rows``; a row has ``label``, ``model``, ``settings``,
-        ``policy``, ``metrics`` (value and 95 % interval) and ``against_first`` (paired difference and p by metric).
+        ``study``, ``question``, ``protocol``, ``fingerprint``, ``seed``, ``sets`` and ``rows``; a row has ``label``,
+        ``model``, ``sets``, ``policy``, ``metrics`` (value and 95 % interval) and ``against_first`` (paired difference
+        and p by metric).
 
     Raises
     ------
@@ -171,11 +172,12 @@ def ablate(
         "fingerprint": first.fingerprint,
         "protocol": first.protocol,
         "seed": seed,
+        "sets": list(sets),
         "rows": [
             {
                 "label": variant.label,
                 "model": variant.model,
-                "settings": [*sets, *variant.sets],
+                "sets": list(variant.sets),
                 "policy": variant.policy,
                 "metrics": {name: asdict(evaluations[variant.label].metrics[name]) for name in shown},
                 "against_first": {row["metric"]: row for row in paired if row["run"] == variant.label},

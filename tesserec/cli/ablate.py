@@ -35,7 +35,7 @@ def ablate(
 
         tesserec ablate shop --study coupling --out studies
 
-        tesserec ablate shop --study search --set training.epochs=15 -k 20 --out studies --json
+        tesserec ablate shop --study search --set training.epochs=25 -k 20 --out studies --json
     """
     from tesserec.ablations import ablate as run_study
 
