@@ -39,7 +39,7 @@ RESULTS = Path(__file__).parent / "results" / "real_logs"
 KS = (10, 20, 50)
 PER_USER = ("recall@10", "recall@50", "ndcg@10", "recall@50/novel")
 CELLS = 128
-"""Cells that define, for every model alike, which targets are novel: k-means on the two-tower's item vectors."""
+"""Cells that define, for every model alike, which targets are novel: k-means on a two-tower's item vectors."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,9 @@ def run(task: tuple[Job, Entry, int], data: Path, work: Path, results: Path) -> 
         begun = (place / runs.CONFIG).exists()
         if not (begun and runs.load_run(place).finished):
             runs.train_run(dataset, entry.model, place, sets=settings(job, entry), seed=seed, resume=begun)
-        row = measure(place, entry, novelty(folder, quick), row_path(results, job, entry, seed))
+        row = measure(
+            place, entry, novelty(folder, quick, results / slug(job.name)), row_path(results, job, entry, seed)
+        )
     except TesserecError as error:
         return f"{name}: {error}"
     shown = {metric: round(row["metrics"][metric]["value"], 4) for metric in ("recall@10", "recall@50")}
@@ -244,24 +246,25 @@ def interest_figures(opened: runs.Run, dataset: Dataset, cells: np.ndarray[Any, 
     return {name: figure.value for name, figure in found.figures.items()} | size
 
 
-def novelty(folder: Path, quick: str) -> np.ndarray[Any, Any]:
-    """Cell of each item by k-means on the two-tower's item vectors, the same for every model of a job."""
+def novelty(folder: Path, quick: str, kept_in: Path) -> np.ndarray[Any, Any]:
+    """Cell of each item by k-means on a two-tower's item vectors; kept with the rows, so that all are measured alike."""
     from scipy.cluster.vq import kmeans2
 
-    kept = folder / f"novelty{quick}.npy"
+    kept = kept_in / "novelty.npy"
     if not kept.exists():
         postings = runs.load_run(folder / f"two-tower-s0{quick}").model.searcher.postings
         vectors = np.asarray(postings.vectors_of(np.arange(postings.size)))
         _, cells = kmeans2(vectors, CELLS, iter=20, minit="++", rng=np.random.default_rng(0), missing="warn")
+        kept_in.mkdir(parents=True, exist_ok=True)
         temporary = kept.with_name(f"{os.getpid()}-{kept.name}")
-        np.save(temporary, cells.astype(np.int32))
+        np.save(temporary, cells.astype(np.uint8))
         temporary.replace(kept)
-    return np.load(kept)
+    return np.load(kept).astype(np.int32)
 
 
 def row_path(results: Path, job: Job, entry: Entry, seed: int) -> Path:
     """Where a row is kept."""
-    return results / job.name.replace("/", "-") / f"{slug(entry.label)}-s{seed}.json"
+    return results / slug(job.name) / f"{slug(entry.label)}-s{seed}.json"
 
 
 if __name__ == "__main__":

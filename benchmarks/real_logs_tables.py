@@ -21,8 +21,8 @@ MEANS = ("tail_recall@50", "coverage@50")
 
 
 def slug(label: str) -> str:
-    """A label as part of a file name."""
-    return label.replace(", K = ", "-k")
+    """A label or a job's name as part of a file name."""
+    return label.replace(", K = ", "-k").replace("/", "-")
 
 
 def write_tables(
@@ -71,7 +71,7 @@ def _dig(value: Any, path: Sequence[str]) -> Any:
 
 def entries(results: Path, job: str, labels: Sequence[str]) -> list[Entry]:
     """The entries of a job that have rows."""
-    folder = results / job.replace("/", "-")
+    folder = results / slug(job)
     found = ((label, sorted(folder.glob(f"{slug(label)}-s*.json"))) for label in labels)
     return [Entry(label, files) for label, files in found if files]
 

@@ -62,7 +62,7 @@ class NeuralConfig(BaseModel):
     encoder: EncoderConfig = EncoderConfig()
     training: TrainingConfig = TrainingConfig()
     normalise: bool = True
-    temperature: float = Field(0.05, gt=0)
+    temperature: float = Field(0.1, gt=0)
     horizon: int = Field(1, ge=1)
     features: bool = False
 
