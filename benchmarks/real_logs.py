@@ -246,13 +246,13 @@ def interest_figures(opened: runs.Run, dataset: Dataset, cells: np.ndarray[Any, 
     return {name: figure.value for name, figure in found.figures.items()} | size
 
 
-def novelty(folder: Path, quick: str, kept_in: Path) -> np.ndarray[Any, Any]:
-    """Cell of each item by k-means on a two-tower's item vectors; kept with the rows, so that all are measured alike."""
+def novelty(two_tower: Path, kept_in: Path) -> np.ndarray[Any, Any]:
+    """Cell of each item by k-means on a two-tower's item vectors; kept with the rows, so all are measured alike."""
     from scipy.cluster.vq import kmeans2
 
     kept = kept_in / "novelty.npy"
     if not kept.exists():
-        postings = runs.load_run(folder / f"two-tower-s0{quick}").model.searcher.postings
+        postings = runs.load_run(two_tower).model.searcher.postings
         vectors = np.asarray(postings.vectors_of(np.arange(postings.size)))
         _, cells = kmeans2(vectors, CELLS, iter=20, minit="++", rng=np.random.default_rng(0), missing="warn")
         kept_in.mkdir(parents=True, exist_ok=True)
