@@ -139,12 +139,8 @@ class SparCodeNetwork(CrossNetwork):
 
     @torch.no_grad()
     def list_tuples(self, numbers: Tensor) -> None:
-        """Decide which tuples have lists: every one, or where those are too many the given ones.
-
-        A tuple without a list reads that of the nearest tuple that has one.
-        """
-        everything = self.config.tuples <= self.config.all_tuples
-        self.listed.fill_(everything).index_fill_(0, numbers.flatten(), True)
+        """Give these tuples lists, and no others; another tuple reads the list of the nearest of them."""
+        self.listed.fill_(False).index_fill_(0, numbers.flatten(), True)
         self.list_of.copy_(nearest_listed(self.listed.nonzero()[:, 0], self.quantiser.codebooks))
 
     @torch.no_grad()
@@ -238,9 +234,9 @@ class SparCode(NeuralRetriever):
     def fit(
         self, dataset: Dataset, *, seed: int = 0, run: Path | None = None, resume: bool = False, progress: bool = False
     ) -> Self:
-        """Train, then list the tuples of training users; see :meth:`NeuralRetriever.fit`."""
+        """Train, then make the lists that serve; see :meth:`NeuralRetriever.fit`."""
         super().fit(dataset, seed=seed, run=run, resume=resume, progress=progress)
-        self.list_tuples(dataset.train)
+        self.list_tuples(dataset.train, every=self.config.tuples <= self.config.all_tuples)
         return self
 
     def task(self, dataset: Dataset, seed: int) -> SparCodeTask:
@@ -254,9 +250,10 @@ class SparCode(NeuralRetriever):
         blocks = np.array_split(np.arange(len(histories)), -(-len(histories) // TOKEN_USERS))
         return torch.cat([self.network.last_tokens(*inputs(histories.take(block))) for block in blocks])
 
-    def list_tuples(self, histories: Histories) -> None:
-        """Give the tuples of these users lists; see :meth:`SparCodeNetwork.list_tuples`."""
-        self.network.list_tuples(self.network.tuples(self.tokens(histories)))
+    def list_tuples(self, histories: Histories, every: bool = False) -> None:
+        """Give lists to the tuples of these users, or to every tuple; see :meth:`SparCodeNetwork.list_tuples`."""
+        everything = torch.arange(self.config.tuples, device=self.network.listed.device)
+        self.network.list_tuples(everything if every else self.network.tuples(self.tokens(histories)))
         self.__dict__.pop("searcher", None)
 
     @cached_property

@@ -20,6 +20,9 @@ from tesserec.nn.estimators import nearest
 BLOCK = 1024
 """Tuples whose nearest listed tuple is looked for at a time."""
 
+OFFSET = 0.3
+"""How far tokens start from each other, a coordinate, beside states of about 1 a coordinate."""
+
 
 class TokensConfig(BaseModel):
     """How a user becomes tokens.
@@ -44,14 +47,19 @@ class TokensConfig(BaseModel):
 
 
 class TokenMaps(nn.Linear):
-    """One linear map a token; they start near the identity, so that fresh tokens are what they were made of."""
+    """One linear map a token, which starts near the identity and apart from the others by an offset.
+
+    Fresh tokens are then what they were made of, each moved a little. Random maps, which would tell them apart as well,
+    are harder to quantise: they spread what an encoder has made compact.
+    """
 
     def __init__(self, width: int, dim: int, count: int) -> None:
         super().__init__(width, count * dim)
         self.count = count
+        nn.init.normal_(self.bias, std=OFFSET if count > 1 else 0.0)
         if width == dim:
             with torch.no_grad():
-                self.weight += torch.eye(dim).repeat(count, 1)
+                self.weight.mul_(0.1).add_(torch.eye(dim).repeat(count, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., width)`` to tokens ``(..., count, dim)``."""
