@@ -94,9 +94,10 @@ class CrossNetwork(Network):
     def __init__(self, items: int, config: Any, features: ItemFeatures | None) -> None:
         super().__init__(items, config, features)
         self.tokenizer = build_tokenizer(config.tokens, config.encoder)
-        scale = 1 / config.tokens.count
-        self.scorer = CrossScorer(config.encoder.dim, config.hidden, scale / config.temperature)
-        self.bias = torch.nn.Parameter(torch.zeros(()))
+        scale = 1 / (config.tokens.count * config.temperature)
+        self.scorer = CrossScorer(config.encoder.dim, config.hidden, scale)
+        # The smallest b at which no cosine is cut off: the scorer starts as a two-tower and learns where to cut.
+        self.bias = torch.nn.Parameter(torch.tensor(scale))
         self.register_buffer("warm", torch.tensor(False))
         self.register_buffer("sharp", torch.tensor(False))
 

@@ -6,7 +6,6 @@ and a weighted sum are left for each pair. They are done in chunks that stay in 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -71,7 +70,7 @@ def hidden_scores(left: Tensor, right: Tensor, weight: Tensor) -> Tensor:
 
 
 class CrossScorer(nn.Module):
-    """``E(t, i) = scale * (Q t) . i + w . relu(W_t t + W_i i + c)``, the pair encoder of SparCode (section 3.1).
+    """``E(t, i) = scale * Q t / |Q t| . i + w . relu(W_t t + W_i i + c)``, the pair encoder of SparCode (section 3.1).
 
     Parameters
     ----------
@@ -80,20 +79,20 @@ class CrossScorer(nn.Module):
     hidden
         Units of the MLP.
     scale
-        What dot products are multiplied by at first.
+        What the product of ``Q t``, at length one, and an item is multiplied by.
 
     Notes
     -----
     The paper allows any pair encoder. Ours: a single hidden layer, because it separates; the dot product beside it,
-    because an MLP learns one badly (Rendle et al., RecSys 2020); and an MLP that starts at zero, so that a fresh scorer
-    ranks as a two-tower does.
+    because an MLP learns one badly (Rendle et al., RecSys 2020), at length one so that its temperature stays as set;
+    and an MLP that starts at zero, so that a fresh scorer ranks as a two-tower does.
     """
 
     def __init__(self, dim: int, hidden: int, scale: float) -> None:
         super().__init__()
+        self.scale = scale
         self.query = nn.Linear(dim, dim, bias=False)
         nn.init.eye_(self.query.weight)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.token, self.item = nn.Linear(dim, hidden), nn.Linear(dim, hidden, bias=False)
         self.weight = nn.Parameter(torch.zeros(hidden))
 
@@ -109,4 +108,4 @@ class CrossScorer(nn.Module):
         return (query * items).sum(-1, dtype=torch.float32) + hidden
 
     def _left(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        return self.query(tokens) * self.log_scale.exp(), self.token(tokens).float()
+        return F.normalize(self.query(tokens), dim=-1) * self.scale, self.token(tokens).float()

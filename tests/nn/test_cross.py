@@ -42,12 +42,13 @@ def scorer(hidden=6, dim=4):
     return made
 
 
-def test_the_score_is_an_mlp_of_the_pair_plus_a_scaled_dot_product():
+def test_the_score_is_an_mlp_of_the_pair_plus_a_scaled_cosine():
     made, tokens, items = scorer(), torch.randn(5, 4), torch.randn(9, 4)
     pair = torch.cat([tokens[:, None].expand(-1, 9, -1), items.expand(5, -1, -1)], -1)
     first = torch.cat([made.token.weight, made.item.weight], 1)
     mlp = F.relu(pair @ first.T + made.token.bias) @ made.weight
-    dots = 3.0 * torch.einsum("td,ed,ie->ti", tokens, made.query.weight, items)
+    query = tokens @ made.query.weight.T
+    dots = 3.0 * (query / query.norm(dim=-1, keepdim=True)) @ items.T
     assert torch.allclose(made(tokens, items), mlp + dots, atol=1e-5)
 
 
@@ -57,6 +58,6 @@ def test_a_token_scores_its_own_item_as_among_all():
     assert torch.allclose(made.own(tokens, items[:, None]), among[torch.arange(5), :, torch.arange(5)], atol=1e-5)
 
 
-def test_a_fresh_scorer_ranks_by_dot_product():
+def test_a_fresh_scorer_ranks_by_cosine_with_the_token():
     made, tokens, items = CrossScorer(4, 6, 2.0), torch.randn(5, 4), torch.randn(9, 4)
-    assert torch.allclose(made(tokens, items), 2.0 * tokens @ items.T, atol=1e-5)
+    assert torch.allclose(made(tokens, items), 2.0 * F.normalize(tokens, dim=-1) @ items.T, atol=1e-5)
