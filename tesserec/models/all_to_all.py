@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
-from typing_extensions import Self
 
 from tesserec.data.features import ItemFeatures
 from tesserec.data.histories import Histories
 from tesserec.index.contract import Floats
 from tesserec.index.postings import EveryItem
 from tesserec.index.searcher import Searcher
-from tesserec.models.neural import Network, NeuralConfig, NeuralRetriever, TensorBatch, last_valid
+from tesserec.models.codebooks import WarmConfig
+from tesserec.models.neural import Network, NeuralRetriever, TensorBatch, last_valid
 from tesserec.nn.cross import CrossScorer
 from tesserec.nn.losses import softmax_of_scores
 from tesserec.nn.tokens import TokensConfig, build_tokenizer
@@ -45,8 +45,8 @@ class CrossWeights(BaseModel):
     single: float = Field(1.0, ge=0)
 
 
-class AllToAllConfig(NeuralConfig):
-    """Settings of :class:`AllToAll`; see also :class:`~tesserec.models.neural.NeuralConfig`.
+class AllToAllConfig(WarmConfig):
+    """Settings of :class:`AllToAll`; see also :class:`~tesserec.models.codebooks.WarmConfig`.
 
     Attributes
     ----------
@@ -67,22 +67,12 @@ class AllToAllConfig(NeuralConfig):
     weights: CrossWeights = CrossWeights()
     hidden: int = Field(64, ge=1)
     pairs: int = Field(256, ge=1)
-    warmup_epochs: int = Field(10, ge=1)
     relu_from: float = Field(0.5, ge=0, lt=1)
 
     @property
     def first_sharp(self) -> int:
         """The first epoch, from 0, that trains with ReLU."""
         return self.warmup_epochs + int(self.relu_from * (self.training.epochs - self.warmup_epochs))
-
-    @model_validator(mode="after")
-    def _joint_epochs(self) -> Self:
-        if self.warmup_epochs >= self.training.epochs:
-            raise ValueError(
-                f"warmup_epochs = {self.warmup_epochs} leaves none of training.epochs = {self.training.epochs} for the "
-                "scorer; use fewer warm-up epochs or more epochs"
-            )
-        return self
 
 
 class CrossNetwork(Network):
