@@ -102,7 +102,8 @@ class TesseraNetwork(Network):
     def layout(self) -> Layout:
         """Items sorted by cell; made anew only when a cell has changed."""
         known: Layout | None = self.__dict__.get("_layout")
-        if known is None or not torch.equal(known.cells, self.assignment):
+        where = self.assignment.device
+        if known is None or known.cells.device != where or not torch.equal(known.cells, self.assignment):
             known = self.__dict__["_layout"] = Layout.of(self.assignment.clone(), self.codes)
         return known
 
@@ -154,31 +155,34 @@ class TesseraNetwork(Network):
         """The cells, once there are any."""
         return (self.assignment[:, None], self.codes) if self.version else None
 
-    def complete(self, epoch: int) -> bool:
-        """True from the first epoch that trained with cells."""
-        return epoch >= int(self.config.warmup_epochs)
+    @torch.no_grad()
+    def start(self, epoch: int, seed: int) -> dict[str, Any]:
+        """The first cells, by k-means."""
+        items = self.items.all()
+        return self._settle(items, start_cells(items, self.codes, self._cap, np.random.default_rng(seed)), epoch)
 
     @torch.no_grad()
     def end_epoch(self, epoch: int, seed: int) -> dict[str, Any]:
-        """Start the cells after the warm-up, then let items move; reports health and the share that moved (churn)."""
+        """Let items move to the nearest cell; reports health and the share that moved (churn)."""
         items = self.items.all()
-        settled = self.config.warmup_epochs + self.config.settle_epochs
-        figures: dict[str, Any] = {}
-        if self.config.warmup_epochs <= epoch + 1 <= settled:
-            cap = math.ceil(self.config.balance * len(items) / self.codes)
-            if not self.version:
-                cells = start_cells(items, self.codes, cap, np.random.default_rng(seed))
-            else:
-                cells = step_cells(items, self.assignment, self.means, cap)
-                figures["codebook/churn"] = (cells != self.assignment).float().mean().item()
-            self.assignment.copy_(cells)
+        if self.version > self.config.settle_epochs:
+            return self._settle(items, self.assignment, epoch)
+        cells = step_cells(items, self.assignment, self.means, self._cap)
+        churn = (cells != self.assignment).float().mean().item()
+        return {"codebook/churn": churn} | self._settle(items, cells, epoch)
+
+    @property
+    def _cap(self) -> int:
+        return math.ceil(self.config.balance * len(self.assignment) / self.codes)
+
+    def _settle(self, items: Tensor, cells: Tensor, epoch: int) -> dict[str, Any]:
+        if cells is not self.assignment:
             self.version += 1
+            self.assignment.copy_(cells)
         for name, value in vars(Moments.of(items, self.layout)).items():
             getattr(self, name).copy_(value)
-        if self.version:
-            figures |= judge(self.assignment[:, None].cpu().numpy(), self.codes, epoch)
-            figures["codebook/version"] = int(self.version)
-        return figures
+        health = judge(cells[:, None].cpu().numpy(), self.codes, epoch)
+        return health | {"codebook/version": int(self.version)}
 
 
 class Tessera(NeuralRetriever):

@@ -23,7 +23,7 @@ def network_with_cells(**changes):
     network = TesseraNetwork(len(dataset().items), config, None)
     for parameter in (network.tilt.weight, network.lift, *network.reader.out.parameters()):
         torch.nn.init.normal_(parameter, std=0.3)
-    network.end_epoch(config.warmup_epochs - 1, seed=0)
+    network.start(0, seed=0)
     return network.eval()
 
 
