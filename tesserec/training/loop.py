@@ -222,7 +222,7 @@ class Loop:
         return figures
 
     def _end_warm_up_if_due(self) -> None:
-        """Start what follows the warm-up, whose epochs alone can be the best; one that stalls ends at its best epoch."""
+        """Start what follows the warm-up, whose epochs alone can be the best; a stalled one ends at its best."""
         at, stalled = self.position, self._waited() >= self.config.patience
         if not stalled and at.epoch < self.task.warmup_epochs:
             return
