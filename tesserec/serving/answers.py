@@ -69,11 +69,10 @@ def _recommended(served: Served, found: Candidates, row: int, policy: Policy, un
     items = from_ids(served.searcher.catalogue.items.decode(found.items[row, :n]))
     codes = found.interests[row, :n].tolist()
     chances = found.probability[row, :n].tolist()
+    scores, explored = found.scores[row, :n].tolist(), found.explored[row, :n].tolist()
     candidates = [
-        Candidate(item, score, *((code, chance) if code >= 0 else (None, None)), None, explored)
-        for item, score, code, chance, explored in zip(
-            items, found.scores[row, :n].tolist(), codes, chances, found.explored[row, :n].tolist(), strict=True
-        )
+        Candidate(item, score, code if code >= 0 else None, chance if code >= 0 else None, None, new)
+        for item, score, code, chance, new in zip(items, scores, codes, chances, explored, strict=True)
     ]
     brought = sorted({(-chance, code) for code, chance in zip(codes, chances, strict=True) if code >= 0})
     interests = [Interest(code, _name(served, code), -chance) for chance, code in brought]

@@ -99,7 +99,7 @@ def build_app(settings: Settings) -> Starlette:
 
 def _endpoint(service: Service, guard: Guard, operation: Operation, handler: Handler) -> Endpoint:
     """Authentication, body and decoding before a handler, encoding and metrics after it."""
-    decoder = None if operation.body is None else msgspec.json.Decoder(operation.body)
+    decoder: msgspec.json.Decoder[Any] | None = None if operation.body is None else msgspec.json.Decoder(operation.body)
     encoder = msgspec.json.Encoder()
     seconds = service.metrics.seconds.labels(operation.path)
     answered = service.metrics.requests.labels(operation.path, 200)

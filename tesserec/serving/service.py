@@ -27,7 +27,7 @@ from tesserec.serving.candidate_log import CandidateLog
 from tesserec.serving.limits import Gate, Refusal, busy
 from tesserec.serving.metrics import Metrics, forget_dead_workers
 from tesserec.serving.settings import Settings
-from tesserec.serving.state import StoredEvent, microseconds, now, open_store
+from tesserec.serving.state import EventStore, StoredEvent, microseconds, now, open_store
 from tesserec.serving.swap import Generations, Outcome, Served
 
 logger = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ class Service:
         """Candidates that each interest has brought in this process."""
         return self._traffic
 
-    def _needed_store(self) -> Any:
+    def _needed_store(self) -> EventStore:
         if self.store is None:
             raise Refusal(503, "this service keeps no events; start it with --state", {"Retry-After": "3600"})
         return self.store
@@ -194,7 +194,8 @@ class Service:
         if asked.history is not None:
             return asked.history
         assert asked.user is not None
-        if not (history := self._needed_store().history(asked.user, schemas.MOST_EVENTS)):
+        history = self._needed_store().history(asked.user, schemas.MOST_EVENTS)
+        if not history:
             raise Refusal(404, "no event of this user is stored; send events, or ask with a history")
         return history
 

@@ -83,7 +83,7 @@ class RedisStore:
         expiry = "" if self._retention is None else str(max(1, self._retention // 1000))
         pipeline = self._server.pipeline(transaction=True)
         for event in events:
-            given = [event.id, event.item, event.time, expiry]
+            given: list[str | int] = [event.id, event.item, event.time, expiry]
             self._add(keys=_keys(event.user), args=given, client=pipeline)
         return sum(pipeline.execute())
 
