@@ -31,23 +31,26 @@ def main(bundles: str, folder: str) -> None:
 
 
 def _shoot(page, address: str, view: str, path: Path) -> None:
+    phone = path.stem.endswith("-phone")
     if view == "map":
         page.goto(f"{address}#/map")
         page.wait_for_selector(".map .cell")
-        page.locator(".map .cell.step-4").nth(2).click()
-        page.wait_for_selector("#panel .items")
+        if not phone:
+            busy = page.locator(".map .cell.step-4").nth(2).get_attribute("data-interest")
+            page.evaluate(f"location.hash = '#/map/{busy}'")
+            page.wait_for_selector("#panel .items")
     elif view == "codebook":
         page.goto(f"{address}#/codebook")
         page.wait_for_selector(".tiles")
     else:
         page.goto(f"{address}#/user")
-        page.wait_for_selector(".beliefs + * , .groups li")
         page.wait_for_selector(".small .map .cell")
         if view == "exploration":
             page.locator("#explore").fill("30")
             page.wait_for_selector(".tag.new")
-            page.locator(".sliders").scroll_into_view_if_needed()
-            page.evaluate("scrollTo(0, document.querySelector('.sliders').offsetTop - 16)")
+        below = {"exploration": ".sliders", "user": ".history"}[view]
+        if phone or view == "exploration":
+            page.evaluate(f"scrollTo(0, document.querySelector('{below}').offsetTop - 16)")
     page.wait_for_timeout(200)
     page.screenshot(path=path)
     print(f"{path}: {path.stat().st_size // 1000} kB")

@@ -29,7 +29,7 @@ from tesserec.serving.explorer.shown import (
 
 MOST_CIRCLES = 400
 _NEIGHBOURS = 6
-_TYPICAL, _NEWEST, _CATEGORIES = 12, 8, 8
+_TYPICAL, _NEWEST, _CATEGORIES = 8, 6, 6
 _AGES = ("first_seen", "added", "created", "released", "release_date", "published", "date", "time", "timestamp", "year")
 
 

@@ -159,14 +159,16 @@ class Candidate(Item):
 class UserPage(Shown):
     """One user under some settings.
 
-    ``beliefs`` are the likeliest interests and those that brought candidates, by falling probability; ``rest`` is the
-    posterior of all others. ``left`` are candidates of the model's own settings that are gone.
+    ``posterior`` is that of every interest in order of code; ``beliefs`` are the likeliest and those that brought
+    candidates, by falling probability, and ``rest`` is the posterior of all others. ``left`` are candidates of the
+    model's own settings that are gone.
     """
 
     settings: Settings
     history: list[Event]
     unknown: list[str]
     names: dict[int, str]
+    posterior: list[float]
     beliefs: list[Belief]
     rest: float
     candidates: list[Candidate]

@@ -63,15 +63,17 @@ def user_page(searcher: Searcher, history: Sequence[Any], settings: Settings | N
     now = usual if settings == own else _candidates(searcher, history, settings)
     before, after = {one.id for one in usual}, {one.id for one in now}
     candidates = [one.model_copy(update={"entered": one.id not in before}) for one in now]
-    beliefs, rest = _beliefs(searcher, history, candidates)
+    believed = searcher.interests([history], len(names)) if (names := searcher.names) is not None else None
+    beliefs = [] if believed is None else _beliefs(believed, candidates)
     events = _events(searcher, encoded)
     return UserPage(
         settings=settings,
         history=events,
         unknown=[str(one) for one in unknown],
         names=_names(searcher, [*events, *candidates, *usual]),
+        posterior=[] if believed is None else believed.sort("interest")["probability"].to_list(),
         beliefs=beliefs,
-        rest=rest,
+        rest=max(0.0, 1.0 - sum(one.probability for one in beliefs)) if beliefs else 0.0,
         candidates=candidates,
         left=[one for one in usual if one.id not in after],
     )
@@ -127,19 +129,13 @@ def _candidates(searcher: Searcher, history: Sequence[Any], settings: Settings) 
     ]
 
 
-def _beliefs(searcher: Searcher, history: Sequence[Any], candidates: Sequence[Candidate]) -> tuple[list[Belief], float]:
-    """The likeliest interests and all that brought a candidate, and the posterior of the others."""
-    if not searcher.has_interests:
-        return [], 0.0
-    assert isinstance(searcher.postings, VectorPostings)
+def _beliefs(believed: pl.DataFrame, candidates: Sequence[Candidate]) -> list[Belief]:
+    """The likeliest interests and all that brought a candidate."""
     roles = {one.interest: "explored" if one.explored else "read" for one in reversed(candidates)}
-    rows = searcher.interests([history], searcher.postings.cells)
-    shown = rows.filter((pl.col("rank") <= _BELIEFS) | pl.col("interest").is_in([c for c in roles if c is not None]))
-    beliefs = [
-        Belief(role=roles.get(row["interest"]), **row)
-        for row in shown.select("interest", "name", "probability", "known").to_dicts()
-    ]
-    return beliefs, max(0.0, 1.0 - sum(one.probability for one in beliefs))
+    brought = pl.col("interest").is_in([code for code in roles if code is not None])
+    shown = believed.filter((pl.col("rank") <= _BELIEFS) | brought)
+    columns = ["interest", "name", "probability", "known"]
+    return [Belief(role=roles.get(row["interest"]), **row) for row in shown.select(columns).to_dicts()]
 
 
 def _events(searcher: Searcher, encoded: Histories) -> list[Event]:

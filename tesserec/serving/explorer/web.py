@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
@@ -162,7 +163,8 @@ def routes(
     async def to_folder(request: Request) -> Response:
         return RedirectResponse(f"{request.scope.get('root_path', '')}{prefix}/")
 
-    return [Route(prefix, to_folder), Mount(prefix, routes=inside, middleware=[Middleware(_SafeHeaders)])]
+    around = [Middleware(_SafeHeaders), Middleware(ExceptionMiddleware)]  # the headers are on refusals too
+    return [Route(prefix, to_folder), Mount(prefix, routes=inside, middleware=around)]
 
 
 def _endpoint(handler: Callable[[Request, bytes], Shown]) -> Callable[[Request], Awaitable[Response]]:

@@ -3,49 +3,65 @@
 import { el, svg } from "./dom.js";
 
 const LINE = 13;
-const WIDTH_OF_LETTER = 6.1;
+const ROOM = 3;
+const EDGE = 5;
+const NARROW = 560;
+const LOWEST = 400;
+const OTHER_LINES = 290;
+const pen = document.createElement("canvas").getContext("2d");
 
 // What a circle says inside, from the largest text that fits to none at all.
 function label(cell, radius) {
-  const lines = [];
   const [category] = cell.categories;
-  const title = cell.typical[0] ?? "";
-  if (radius >= 33) lines.push(...wrap(title, radius, 2));
-  if (category && fits(category, radius, lines.length ? (lines.length * LINE) / 2 + 4 : 0)) lines.unshift(category);
-  return radius < 15 ? [] : lines;
+  const lines = radius < 30 || !cell.typical.length ? [] : wrap(cell.typical[0], radius, 2);
+  const above = lines.length ? ((lines.length + 1) * LINE) / 2 : LINE / 2;
+  if (category && width(category) <= room(radius, above)) lines.unshift(category);
+  return lines;
 }
 
-const room = (radius, height) => 2 * Math.sqrt(Math.max(radius * radius - height * height, 0)) - 8;
-const fits = (text, radius, height) => text.length * WIDTH_OF_LETTER <= room(radius, height);
+// Width of a text in pixels, in the font of the page.
+function width(text) {
+  pen.font = `11.5px ${getComputedStyle(document.body).fontFamily}`;
+  return pen.measureText(text).width;
+}
+
+const room = (radius, height) => 2 * Math.sqrt(Math.max(radius * radius - height * height, 0)) - 2 * ROOM;
 
 function wrap(text, radius, most) {
-  const letters = Math.floor(room(radius, LINE) / WIDTH_OF_LETTER);
+  const wide = room(radius, LINE);
   const lines = [""];
   for (const word of text.split(/\s+/)) {
-    const last = lines[lines.length - 1];
-    const longer = last ? `${last} ${word}` : word;
-    if (longer.length <= letters) lines[lines.length - 1] = longer;
-    else if (lines.length < most && last) lines.push(word);
+    const last = lines.length - 1;
+    const longer = lines[last] ? `${lines[last]} ${word}` : word;
+    if (width(longer) <= wide || !lines[last]) lines[last] = longer;
+    else if (lines.length < most) lines.push(word);
     else {
-      lines[lines.length - 1] = `${longer.slice(0, Math.max(letters - 1, 1)).trimEnd()}…`;
+      lines[last] = longer;
       break;
     }
-    if (lines[lines.length - 1].length > letters)
-      lines[lines.length - 1] = `${lines[lines.length - 1].slice(0, Math.max(letters - 1, 1))}…`;
   }
-  return lines.filter(Boolean);
+  return lines.map((line) => shortened(line, wide)).filter(Boolean);
 }
 
-// From model units to pixels: as wide as the box, turned where the box is narrow.
+function shortened(line, wide) {
+  if (width(line) <= wide) return line;
+  let letters = line.length - 1;
+  while (letters > 1 && width(`${line.slice(0, letters)}…`) > wide) letters -= 1;
+  return `${line.slice(0, letters).trimEnd()}…`;
+}
+
+// From model units to pixels: as large as the box is wide and the window high, turned where the box is narrow.
 function fitted(cells, width) {
-  const narrow = width < 560;
+  const narrow = width < NARROW;
   const turned = cells.map((cell) => (narrow ? { ...cell, x: cell.y, y: cell.x } : { ...cell }));
   const reach = (side, sign) => Math.max(...turned.map((cell) => sign * cell[side] + cell.radius));
   const [left, top] = [-reach("x", -1), -reach("y", -1)];
-  const scale = (width - 8) / (reach("x", 1) - left);
+  const [across, down] = [reach("x", 1) - left, reach("y", 1) - top];
+  const high = narrow ? Infinity : Math.max(innerHeight - OTHER_LINES, LOWEST);
+  const scale = Math.min((width - 2 * EDGE) / across, high / down);
   for (const cell of turned) {
-    cell.x = 4 + (cell.x - left) * scale;
-    cell.y = 4 + (cell.y - top) * scale;
+    cell.x = (width - across * scale) / 2 + (cell.x - left) * scale;
+    cell.y = EDGE + (cell.y - top) * scale;
     cell.radius *= scale;
   }
   return turned;
@@ -72,13 +88,13 @@ export class CircleMap {
     const held = this.box.contains(document.activeElement);
     this.width = width;
     const placed = fitted(this.cells, width);
-    const height = Math.ceil(Math.max(...placed.map((cell) => cell.y + cell.radius)) + 4);
+    const height = Math.ceil(Math.max(...placed.map((cell) => cell.y + cell.radius)) + EDGE);
     this.at = new Map(placed.map((cell) => [cell.interest, cell]));
     this.nodes = new Map(placed.map((cell) => [cell.interest, this.circle(cell)]));
-    this.lines = svg("g", { class: "lines", "aria-hidden": "true" });
+    this.rings = svg("g", { class: "rings", "aria-hidden": "true" });
     const role = this.choose ? { role: "group", "aria-label": this.name } : { role: "img", "aria-label": this.name };
     this.box.replaceChildren(
-      svg("svg", { ...role, class: "map", width, height, viewBox: `0 0 ${width} ${height}` }, this.lines, ...this.nodes.values()));
+      svg("svg", { ...role, class: "map", width, height, viewBox: `0 0 ${width} ${height}` }, ...this.nodes.values(), this.rings));
     this.select(this.selected);
     if (held) this.nodes.get(this.current)?.focus();
   }
@@ -103,10 +119,10 @@ export class CircleMap {
 
   // Small dots along the lower rim, one an event of a history.
   marked(cell) {
-    const events = Math.min(this.marks?.(cell) ?? 0, 7);
+    const events = Math.min(this.marks?.(cell) ?? 0, 5);
     return Array.from({ length: events }, (_, at) => {
-      const turn = Math.PI / 2 + (at - (events - 1) / 2) * Math.min(0.5, 7 / cell.radius);
-      return svg("circle", { class: "event", r: 3.2,
+      const turn = Math.PI / 2 + (at - (events - 1) / 2) * Math.min(0.6, 7 / cell.radius);
+      return svg("circle", { class: "event", r: 3,
         cx: cell.x + Math.cos(turn) * cell.radius, cy: cell.y + Math.sin(turn) * cell.radius });
     });
   }
@@ -122,13 +138,11 @@ export class CircleMap {
     const from = this.at.get(interest);
     for (const [code, node] of this.nodes) {
       if (this.choose) node.setAttribute("aria-pressed", String(code === interest));
-      node.classList.toggle("near", Boolean(from?.neighbours.includes(code)));
       node.tabIndex = code === this.current ? 0 : -1;
     }
-    this.lines.replaceChildren(...(from?.neighbours ?? []).filter((code) => this.at.has(code)).map((code) => {
-      const to = this.at.get(code);
-      return svg("line", { x1: from.x, y1: from.y, x2: to.x, y2: to.y });
-    }));
+    const near = (from?.neighbours ?? []).filter((code) => this.at.has(code)).map((code) => this.at.get(code));
+    this.rings.replaceChildren(...[from, ...near].filter(Boolean).map((cell) =>
+      svg("circle", { cx: cell.x, cy: cell.y, r: cell.radius + 2, class: cell === from ? "chosen" : "near" })));
   }
 
   move(interest) {

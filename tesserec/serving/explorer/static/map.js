@@ -26,9 +26,9 @@ export async function mapView(main, model, place) {
   });
   main.replaceChildren(
     el("div", { class: "intro" },
-      el("h1", {}, "What this model takes people to be interested in"),
-      el("p", {}, `Each circle is an interest that the model has learned. The larger it is, the more items it holds; the
-        stronger its colour, the more ${traffic} it gets. Circles that lie close are alike.`)),
+      el("h1", {}, "The interests that this model has learned"),
+      el("p", {}, `Each circle is an interest. The larger it is, the more items it holds; the stronger its colour, the more
+        ${traffic} it gets. Circles that lie close are alike.`)),
     el("div", { class: "beside" },
       el("div", { class: "figure" }, box, readout, scale(`Share of ${traffic}`, ranges(breaks)), asTable(data)),
       panel));

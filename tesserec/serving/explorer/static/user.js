@@ -3,6 +3,7 @@
 import { get, post } from "./api.js";
 import { CircleMap, scale } from "./circles.js";
 import { announce, el, percent, plural, refusal, svg } from "./dom.js";
+import { Sliders } from "./sliders.js";
 
 const WAIT = 150;
 const LIMITS = [0.01, 0.03, 0.1, 0.2];
@@ -20,7 +21,7 @@ class UserView {
     this.invented = 0;
     this.asked = { history: [], k: model.settings.k, explore: model.settings.explore, interests: model.settings.interests };
     this.history = el("ol", { class: "history", "aria-label": "History, oldest first" });
-    this.beliefs = el("section", { "aria-labelledby": "beliefs" });
+    this.beliefs = el("div");
     this.list = el("section", { "aria-labelledby": "candidates" });
     this.problem = el("div");
     this.sliders = new Sliders(model, (settings) => this.change(settings));
@@ -164,52 +165,12 @@ class UserView {
     const box = this.beliefs.querySelector(".canvas");
     if (!box) return;
     this.map?.stop();
-    const chances = new Map(this.shown.beliefs.map((one) => [one.interest, one.probability]));
     const visits = (cell) => this.shown.history.filter((event) => event.interest === cell.interest).length;
     this.map = new CircleMap(box, this.cells, {
       name: "The map of interests, coloured by this user's posterior; the table beside it holds the same figures.",
-      step: (cell) => LIMITS.filter((limit) => (chances.get(cell.interest) ?? 0) >= limit).length,
+      step: (cell) => LIMITS.filter((limit) => this.shown.posterior[cell.interest] >= limit).length,
       marks: visits,
     });
-  }
-}
-
-class Sliders {
-  constructor(model, changed) {
-    this.own = model.settings;
-    this.changed = changed;
-    this.explore = this.slider("explore", "Exploration", { min: 0, max: 100, step: 5 }, "Share of the list for interests outside the history");
-    this.interests = this.slider("interests", "Interests read (K)", { min: 1, max: model.most_interests, step: 1 }, "The likeliest of the posterior");
-    const reset = el("button", { type: "button", class: "quiet", onclick: () => { this.set(this.own); this.tell(); } }, "Model's own settings");
-    const shown = [model.can_explore && this.explore.box, model.most_interests > 1 && this.interests.box].filter(Boolean);
-    this.box = el("form", { class: "sliders", "aria-label": "Settings of the list", onsubmit: (event) => event.preventDefault() },
-      ...shown, shown.length ? reset : null);
-    this.set(this.own);
-  }
-
-  slider(name, label, range, hint) {
-    const output = el("output", { for: name });
-    const input = el("input", { id: name, type: "range", ...range, "aria-describedby": `${name}-hint`, oninput: () => this.tell() });
-    return { input, output, box: el("div", { class: "slider" },
-      el("label", { for: name }, label), output, input, el("span", { class: "soft", id: `${name}-hint` }, hint)) };
-  }
-
-  set({ explore, interests }) {
-    this.explore.input.value = Math.round(100 * explore);
-    this.interests.input.value = interests;
-    this.values();
-  }
-
-  values() {
-    const settings = { explore: Number(this.explore.input.value) / 100, interests: Number(this.interests.input.value) };
-    this.explore.output.textContent = `${this.explore.input.value} %`;
-    this.explore.input.setAttribute("aria-valuetext", `${this.explore.input.value} percent`);
-    this.interests.output.textContent = this.interests.input.value;
-    return settings;
-  }
-
-  tell() {
-    this.changed(this.values());
   }
 }
 
@@ -228,23 +189,25 @@ function beliefs(shown) {
   const most = shown.beliefs[0].probability;
   const listed = new Set(shown.beliefs.map((one) => one.interest));
   const rows = shown.beliefs.map((one) =>
-    el("tr", { class: one.role, "data-interest": one.interest },
-      el("th", { scope: "row" }, el("a", { href: `#/map/${one.interest}` }, one.name), one.role === "explored" ? tag("explored") : null),
-      el("td", { class: "lane" }, lane(shown, (event) => event.interest === one.interest)),
-      el("td", { class: "chance" }, probability(one.probability, most)),
-      el("td", { class: "number" }, String(brought.get(one.interest) ?? ""))));
-  const others = el("tr", {},
-    el("th", { scope: "row", class: "soft" }, "All other interests"),
-    el("td", { class: "lane" }, lane(shown, (event) => !listed.has(event.interest))),
-    el("td", { class: "chance" }, probability(shown.rest, most)), el("td"));
+    el("tr", { role: "row", class: one.role, "data-interest": one.interest },
+      el("th", { role: "rowheader", scope: "row" }, el("a", { href: `#/map/${one.interest}` }, one.name), one.role === "explored" ? tag("explored") : null),
+      el("td", { role: "cell", class: "lane" }, lane(shown, (event) => event.interest === one.interest)),
+      el("td", { role: "cell", class: "chance" }, probability(one.probability, most)),
+      el("td", { role: "cell", class: "number" }, String(brought.get(one.interest) ?? ""))));
+  const others = el("tr", { role: "row" },
+    el("th", { role: "rowheader", scope: "row", class: "soft" }, "All other interests"),
+    el("td", { role: "cell", class: "lane" }, lane(shown, (event) => !listed.has(event.interest))),
+    el("td", { role: "cell", class: "chance" }, probability(shown.rest, most)), el("td", { role: "cell", class: "number" }));
   const heads = [["Interest"], ["History, oldest to newest", "lane"], ["Probability", "chance"], ["Candidates", "number"]];
   return [
     el("h2", { id: "beliefs" }, "From the history to the posterior"),
     el("div", { class: "beside" },
       el("div", { class: "scroll", role: "region", tabindex: "0", "aria-labelledby": "beliefs" },
-        el("table", { class: "beliefs" },
-          el("thead", {}, el("tr", {}, heads.map(([text, kind]) => el("th", { scope: "col", class: kind ?? null }, text)))),
-          el("tbody", {}, rows, others))),
+        // The roles are said aloud because a phone's style sheet lays the rows out anew, which drops them.
+        el("table", { role: "table", class: "beliefs", "aria-labelledby": "beliefs" },
+          el("thead", { role: "rowgroup" }, el("tr", { role: "row" }, heads.map(([text, kind]) =>
+            el("th", { role: "columnheader", scope: "col", class: kind ?? null }, text)))),
+          el("tbody", { role: "rowgroup" }, rows, others))),
       el("div", { class: "figure small" }, el("div", { class: "canvas" }),
         scale("Probability", ["under 1 %", "1 – 3 %", "3 – 10 %", "10 – 20 %", "20 % and more"]),
         el("p", { class: "soft" }, "Dots on a rim are events of the history.")))];
@@ -263,7 +226,7 @@ function lane(shown, belongs) {
   const x = (place) => (history.length === 1 ? 100 : 6 + (188 * place) / (history.length - 1));
   const names = at.map(([event]) => event.title).join(", ");
   const size = Math.max(2, Math.min(5, 300 / history.length));
-  return svg("svg", { class: "events", viewBox: "0 0 200 14", role: "img", "aria-label": names || "no event" },
+  return svg("svg", { class: "events", viewBox: "0 0 200 14", preserveAspectRatio: "xMinYMid", role: "img", "aria-label": names || "no event" },
     svg("line", { x1: 0, y1: 7, x2: 200, y2: 7 }),
     at.map(([event, place]) => svg("circle", { cx: x(place), cy: 7, r: size }, svg("title", {}, `${place + 1}. ${event.title}`))));
 }
