@@ -13,6 +13,7 @@ from tesserec.cli.demo import demo
 from tesserec.cli.info import info, recipe
 from tesserec.cli.measuring import compare, evaluate
 from tesserec.cli.prepare import prepare
+from tesserec.cli.serve import serve
 from tesserec.cli.shell import Commands
 from tesserec.cli.training import train
 
@@ -46,5 +47,5 @@ def tesserec(
     """
 
 
-for command in (prepare, train, evaluate, compare, ablate, index, recommend, interests, info, recipe, demo):
+for command in (prepare, train, evaluate, compare, ablate, index, recommend, interests, serve, info, recipe, demo):
     app.command()(command)

@@ -1,0 +1,120 @@
+"""What is refused before any work: bodies too long, callers without the token, and work beyond the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from starlette.requests import Request
+
+_SECONDS_TO_SEND = 10.0
+_SECONDS_TO_WAIT = 1
+
+
+class Refusal(Exception):
+    """A request that is answered with an error status; ``headers`` go with it."""
+
+    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.headers = status, headers or {}
+
+
+def busy(message: str, status: int = 429) -> Refusal:
+    """A refusal that asks the caller to come back soon."""
+    return Refusal(status, message, {"Retry-After": str(_SECONDS_TO_WAIT)})
+
+
+class Gate:
+    """Admits work up to a limit, so that waiting stays short and the rest is told at once.
+
+    Parameters
+    ----------
+    limit
+        Users whose answers may be in work or waiting. One request is always admitted to an idle service, whatever its
+        size.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.inside = limit, 0
+
+    @contextmanager
+    def admit(self, cost: int) -> Iterator[None]:
+        """Count ``cost`` users as inside for the time of the block; only to be called on the event loop.
+
+        Raises
+        ------
+        Refusal
+            429 where that would be too many.
+        """
+        if self.inside and self.inside + cost > self.limit:
+            raise busy("more requests are waiting than can be answered soon; try again later, or more slowly")
+        self.inside += cost
+        try:
+            yield
+        finally:
+            self.inside -= cost
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body of a JSON request.
+
+    Raises
+    ------
+    Refusal
+        413 if it is longer than ``limit`` bytes, 415 if it is not JSON by its header, 408 if it does not come.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise Refusal(415, f"the content type is {kind!r}; expected 'application/json'")
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise _too_long(limit)
+    try:
+        return await asyncio.wait_for(_read(request, limit), _SECONDS_TO_SEND)
+    except asyncio.TimeoutError:
+        raise Refusal(408, f"the body did not arrive within {_SECONDS_TO_SEND:.0f} s") from None
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise _too_long(limit)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _too_long(limit: int) -> Refusal:
+    return Refusal(413, f"the body is longer than {limit} bytes; send less at once", {"Connection": "close"})
+
+
+class Guard:
+    """Bearer authentication of what writes or concerns a stored user.
+
+    Parameters
+    ----------
+    token
+        None: such requests are refused altogether, unless ``open_to_all``.
+    """
+
+    def __init__(self, token: str | None, open_to_all: bool) -> None:
+        self._token, self._open = None if token is None else token.encode(), open_to_all
+
+    def check(self, request: Request) -> None:
+        """Let a request with the token pass.
+
+        Raises
+        ------
+        Refusal
+            401 without the right token, 403 where the service has none.
+        """
+        if self._open:
+            return
+        if self._token is None:
+            raise Refusal(403, "this service was started without a token, so it neither writes nor knows users")
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token):
+            raise Refusal(401, "the bearer token is missing or wrong", {"WWW-Authenticate": "Bearer"})
