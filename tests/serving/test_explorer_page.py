@@ -45,7 +45,7 @@ def opened(browser):
     contexts, complaints, asked = [], [], []
 
     def note(message, refusals):
-        if message.type == "error" and not (refusals and "400 (Bad Request)" in message.text):
+        if message.type == "error" and not (refusals and "status of 422" in message.text):
             complaints.append(message.text)
 
     def open_page(address, view="map", ready=None, refusals=False, **options):

@@ -12,6 +12,7 @@ import pytest
 
 import tesserec
 from tesserec.serving.explorer.users import user_page
+from tesserec.serving.limits import Refusal
 from tests.serving.films import DEAD, HOSTILE, film_searcher, in_memory, without_interests
 from tests.serving.live import serving
 
@@ -36,8 +37,9 @@ def address(bundle):
 def ask(address, path="", body=None, code=200):
     """Headers and content of an answer; a body makes it a POST."""
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(address + path, data, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(urllib.request.Request(address + path, data), timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=20) as answer:
             status, headers, content = answer.status, answer.headers, answer.read()
     except urllib.error.HTTPError as error:
         status, headers, content = error.code, error.headers, error.read()
@@ -93,13 +95,13 @@ def test_the_data_is_what_the_functions_say(address, bundle):
         ({"history": ["100"], "explore": 1.5}, 422, "explore"),
         ({"history": ["100"], "surprise": 1}, 422, "surprise: Extra inputs"),
         ({"history": ["1"] * 2001}, 422, "history"),
-        ({"history": []}, 400, "history 0 is empty"),
-        ({"history": ["7"]}, 400, "none of its 1 items is in the catalogue"),
-        ({"history": ["seven"]}, 400, "id 'seven' cannot be Int64"),
-        ({"history": [str(2**70)]}, 400, "none of its 1 items is in the catalogue"),
-        ({}, 400, "either a history or a user"),
-        ({"history": ["100"], "user": "anna"}, 400, "either a history or a user"),
-        ({"user": "nobody"}, 400, "user 'nobody' has no events here"),
+        ({"history": []}, 422, "history 0 is empty"),
+        ({"history": ["7"]}, 422, "none of its 1 items is in the catalogue"),
+        ({"history": ["seven"]}, 422, "id 'seven' cannot be Int64"),
+        ({"history": [str(2**70)]}, 422, "none of its 1 items is in the catalogue"),
+        ({}, 422, "either a history or a user"),
+        ({"history": ["100"], "user": "anna"}, 422, "either a history or a user"),
+        ({"user": "nobody"}, 422, "user 'nobody' has no events here"),
         (b" " * (1 << 19), 413, "longer than 262144 bytes"),
     ],
 )
@@ -109,7 +111,7 @@ def test_bad_requests_are_refused_in_a_sentence(address, body, code, told):
 
 
 def test_an_unknown_interest_is_refused(address):
-    _, answer = ask(address, "api/interests/77", code=400)
+    _, answer = ask(address, "api/interests/77", code=422)
     assert "this model has 0 to 8" in answer["error"]
 
 
@@ -119,15 +121,25 @@ def test_histories_are_not_looked_up_unless_the_service_allows_it(tmp_path):
         _, model = ask(address, "api/model")
         assert model["users"] is False
         assert model["why_no_interests"] == "This model has no interests: everybody gets the same list."
-        _, answer = ask(address, "api/user", {"user": "anna"}, 400)
+        _, answer = ask(address, "api/user", {"user": "anna"}, 422)
         assert "keeps no histories by user" in answer["error"]
-        ask(address, "api/map", code=400)
+        ask(address, "api/map", code=422)
+
+
+def test_before_there_is_a_generation_the_page_says_so():
+    def none_yet():
+        raise Refusal(503, "no generation is in service yet", {"Retry-After": "1"})
+
+    with serving(none_yet) as address:
+        assert b"tesserec explorer" in ask(address)[1]
+        headers, answer = ask(address, "api/model", code=503)
+        assert (headers["Retry-After"], answer["error"]) == ("1", "no generation is in service yet")
 
 
 def test_a_request_sees_the_generation_that_is_served_now(tmp_path):
     served = [in_memory(without_interests("popularity"), tmp_path), in_memory(film_searcher(), tmp_path)]
     with serving(lambda: served[0]) as address:
-        ask(address, "api/map", code=400)
+        ask(address, "api/map", code=422)
         served.pop(0)
         assert ask(address, "api/map")[1]["cells"]
 

@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tesserec.errors import UserError
+from tesserec.errors import TesserecError, UserError
 from tesserec.index.bundle import Bundle
 from tesserec.serving.explorer.health import codebook_health
 from tesserec.serving.explorer.interests import interest_map, interest_page, why_no_interests
@@ -35,6 +35,7 @@ from tesserec.serving.explorer.users import (
     parse_history,
     user_page,
 )
+from tesserec.serving.limits import Refusal, read_body
 
 STATIC = Path(__file__).parent / "static"
 _HEADERS = {
@@ -140,7 +141,8 @@ def routes(
     Parameters
     ----------
     get_bundle
-        The generation that is served now; asked once a request, so a request sees one generation.
+        The generation that is served now; asked once a request, so a request sees one generation. May raise a
+        :class:`~tesserec.serving.limits.Refusal` while there is none.
     traffic
         Recommendations brought by each interest so far; training events colour the map where it is None.
     history_of
@@ -168,28 +170,23 @@ def routes(
 
 
 def _endpoint(handler: Callable[[Request, bytes], Shown]) -> Callable[[Request], Awaitable[Response]]:
-    """Run a handler in a thread; what it refuses becomes a short answer of status 400, 413 or 422."""
+    """Run a handler in a thread; what is refused becomes a short answer, of status 422 where the input is at fault."""
 
     async def endpoint(request: Request) -> Response:
-        body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > _MOST_BYTES:
-                return _refusal(413, f"the request is longer than {_MOST_BYTES} bytes; send a shorter history")
         try:
+            body = await read_body(request, _MOST_BYTES) if request.method == "POST" else b""
             shown = await run_in_threadpool(handler, request, body)
+        except Refusal as refusal:
+            return JSONResponse({"error": str(refusal)}, refusal.status, refusal.headers)
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            return _refusal(422, f"{'.'.join(map(str, first['loc'])) or 'request'}: {first['msg']}")
-        except UserError as error:
-            return _refusal(400, str(error))
+            told = f"{'.'.join(map(str, first['loc'])) or 'request'}: {first['msg']}"
+            return JSONResponse({"error": told}, 422)
+        except TesserecError as error:
+            return JSONResponse({"error": str(error)}, 422)
         return Response(shown.model_dump_json(), media_type="application/json")
 
     return endpoint
-
-
-def _refusal(status: int, message: str) -> Response:
-    return JSONResponse({"error": message}, status)
 
 
 class _SafeHeaders:
