@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # Waiting threads sleep instead of spinning, so that two processes can share the cores.
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: setup demo test lint format types clean
+.PHONY: setup demo test screenshots lint format types clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=2 $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+# Pictures of the explorer for the docs, of the bundles under DATA.
+screenshots: $(STAMP)
+	$(BIN)/python -m tests.serving.screenshots '$(DATA)' docs/images
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
