@@ -13,6 +13,7 @@ import polars as pl
 
 from tesserec.errors import DataError
 from tesserec.index.contract import Candidates, Policy
+from tesserec.index.postings import VectorPostings
 from tesserec.serving.schemas import (
     Candidate,
     Interest,
@@ -76,7 +77,15 @@ def _recommended(served: Served, found: Candidates, row: int, policy: Policy, un
     ]
     brought = sorted({(-chance, code) for code, chance in zip(codes, chances, strict=True) if code >= 0})
     interests = [Interest(code, _name(served, code), -chance) for chance, code in brought]
-    return Recommended(candidates, interests, policy.visit >= 1.0, unknown)
+    return Recommended(candidates, interests, _certified(served, policy), unknown)
+
+
+def _certified(served: Served, policy: Policy) -> bool:
+    """Whether a search by this policy reaches every item that could be in the list."""
+    postings = served.searcher.postings
+    if policy.visit < 1.0:
+        return False
+    return policy.reach == "catalogue" or not isinstance(postings, VectorPostings) or policy.interests >= postings.cells
 
 
 def _name(served: Served, code: int) -> str:
