@@ -178,6 +178,21 @@ def test_free_vectors_are_numbered():
     assert page.names
 
 
+def test_propensities_are_shown_where_the_searcher_has_them(monkeypatch):
+    searcher = film_searcher()
+    recommend = searcher.recommend
+    monkeypatch.setattr(searcher, "recommend", lambda *a, **k: recommend(*a, **k).with_columns(propensity=pl.lit(0.25)))
+    assert {one.propensity for one in user_page(searcher, [100]).candidates} == {0.25}
+    assert {one.propensity for one in user_page(film_searcher(), [100]).candidates} == {None}
+
+
+def test_a_long_history_shows_its_frequent_interests():
+    searcher = film_searcher()
+    history = [100 + item for item in range(ITEMS)]
+    page = user_page(searcher, history[:-10])
+    assert {one.interest for one in page.history} <= {one.interest for one in page.beliefs}
+
+
 def test_the_slider_starts_where_the_model_stands():
     assert own_settings(film_searcher(explore=0.25, interests=2)) == Settings(k=20, explore=0.25, interests=2)
     assert most_interests(film_searcher()) == CELLS

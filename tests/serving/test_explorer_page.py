@@ -189,8 +189,9 @@ def test_a_history_is_built_by_title_and_taken_apart(opened, address):
     page.get_by_role("button", name="Film 142").click()
     page.wait_for_selector(".history li")
     assert page.locator(".history li span").all_inner_texts() == ["Film 142"]
-    page.get_by_role("button", name="Remove Film 142").click()
+    page.get_by_role("button", name="Remove Film 142").press("Enter")
     page.wait_for_selector("text=The history is empty")
+    assert page.evaluate("document.activeElement.id") == "search"
 
 
 def test_a_hostile_title_is_shown_as_text(opened, address, bundle):

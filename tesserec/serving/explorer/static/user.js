@@ -139,6 +139,7 @@ class UserView {
     this.problem.replaceChildren(el("p", { class: "soft" }, "The history is empty: add an item, or invent a user."));
     for (const part of [this.history, this.beliefs, this.list]) part.replaceChildren();
     this.sliders.box.hidden = true;
+    this.refocus();
   }
 
   draw() {
@@ -149,13 +150,27 @@ class UserView {
       this.problem.replaceChildren(el("p", { class: "soft" }, `Not in the catalogue, left out: ${shown.unknown.join(", ")}`));
     this.beliefs.replaceChildren(...(shown.beliefs.length ? beliefs(shown) : [el("p", { class: "soft" }, this.model.why_no_interests)]));
     this.list.replaceChildren(...candidates(shown));
+    this.refocus();
     this.onMap();
   }
 
   event(event, at) {
     const ids = this.shown.history.map((one) => one.id).filter((_, place) => place !== at);
-    const remove = el("button", { type: "button", class: "remove", "aria-label": `Remove ${event.title}`, onclick: () => this.go(ids) }, "×");
+    const remove = el("button", { type: "button", class: "remove", "aria-label": `Remove ${event.title}`, onclick: () => this.remove(event, at, ids) }, "×");
     return el("li", {}, el("span", {}, event.title), remove);
+  }
+
+  // The focus goes on to what took the place of the removed event.
+  remove(event, at, ids) {
+    this.next = Math.min(at, ids.length - 1);
+    this.go(ids);
+    announce(`${event.title} is removed from the history.`);
+  }
+
+  refocus() {
+    if (this.next === undefined) return;
+    (this.history.querySelectorAll(".remove")[this.next] ?? this.page.querySelector("#search")).focus();
+    this.next = undefined;
   }
 
   // The same circles as on the map, coloured by this user's posterior.
@@ -191,12 +206,12 @@ function beliefs(shown) {
   const rows = shown.beliefs.map((one) =>
     el("tr", { role: "row", class: one.role, "data-interest": one.interest },
       el("th", { role: "rowheader", scope: "row" }, el("a", { href: `#/map/${one.interest}` }, one.name), one.role === "explored" ? tag("explored") : null),
-      el("td", { role: "cell", class: "lane" }, lane(shown, (event) => event.interest === one.interest)),
+      lane(shown, (event) => event.interest === one.interest),
       el("td", { role: "cell", class: "chance" }, probability(one.probability, most)),
       el("td", { role: "cell", class: "number" }, String(brought.get(one.interest) ?? ""))));
   const others = el("tr", { role: "row" },
     el("th", { role: "rowheader", scope: "row", class: "soft" }, "All other interests"),
-    el("td", { role: "cell", class: "lane" }, lane(shown, (event) => !listed.has(event.interest))),
+    lane(shown, (event) => !listed.has(event.interest)),
     el("td", { role: "cell", class: "chance" }, probability(shown.rest, most)), el("td", { role: "cell", class: "number" }));
   const heads = [["Interest"], ["History, oldest to newest", "lane"], ["Probability", "chance"], ["Candidates", "number"]];
   return [
@@ -226,9 +241,10 @@ function lane(shown, belongs) {
   const x = (place) => (history.length === 1 ? 100 : 6 + (188 * place) / (history.length - 1));
   const names = at.map(([event]) => event.title).join(", ");
   const size = Math.max(2, Math.min(5, 300 / history.length));
-  return svg("svg", { class: "events", viewBox: "0 0 200 14", preserveAspectRatio: "xMinYMid", role: "img", "aria-label": names || "no event" },
+  const line = svg("svg", { class: "events", viewBox: "0 0 200 14", preserveAspectRatio: "xMinYMid", role: "img", "aria-label": names || "no event" },
     svg("line", { x1: 0, y1: 7, x2: 200, y2: 7 }),
     at.map(([event, place]) => svg("circle", { cx: x(place), cy: 7, r: size }, svg("title", {}, `${place + 1}. ${event.title}`))));
+  return el("td", { role: "cell", class: at.length ? "lane" : "lane empty" }, line);
 }
 
 const tag = (text) => el("span", { class: `tag ${text}` }, text);
