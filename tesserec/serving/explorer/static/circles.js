@@ -155,10 +155,12 @@ export class CircleMap {
 
   key(event, interest) {
     const towards = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[event.key];
-    const ends = { Home: this.cells[0], End: this.cells[this.cells.length - 1] };
+    const place = this.cells.findIndex((cell) => cell.interest === interest);
+    const last = this.cells.length - 1;
+    const bySize = { Home: 0, End: last, PageDown: Math.min(place + 1, last), PageUp: Math.max(place - 1, 0) }[event.key];
     if (event.key === "Enter" || event.key === " ") this.press(interest);
     else if (event.key === "Escape") this.choose(null);
-    else if (event.key in ends) this.move(ends[event.key].interest);
+    else if (bySize !== undefined) this.move(this.cells[bySize].interest);
     else if (towards) this.move(this.next(interest, towards) ?? interest);
     else return;
     event.preventDefault();

@@ -19,7 +19,7 @@ export async function mapView(main, model, place) {
   const describe = (cell) =>
     `${cell.name}, ${plural(cell.items, "item")}, ${percent(cell.share)} of ${traffic}`;
   const map = new CircleMap(box, data.cells, {
-    name: "Map of interests. Arrow keys move to the next circle in a direction, Enter opens its interest.",
+    name: "Map of interests. Arrow keys move to the next circle in a direction, Page Down and Page Up to the next smaller and larger, Enter opens its interest.",
     step, describe,
     choose: (code) => { location.hash = code === null ? "#/map" : `#/map/${code}`; },
     hover: (cell) => { readout.textContent = `${cell.name} · ${plural(cell.items, "item")} · ${percent(cell.share)} of ${traffic}`; },
