@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # Waiting threads sleep instead of spinning, so that two processes can share the cores.
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: setup demo test screenshots lint format types clean
+.PHONY: setup demo test fuzz audit serve-install screenshots lint format types clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,18 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=2 $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+# A longer fuzzing of the service from its own description than the suite has.
+fuzz: $(STAMP)
+	FUZZ_EXAMPLES=300 $(BIN)/python -m pytest tests/serving/test_fuzz.py $(ARGS)
+
+# Known vulnerabilities of what is installed; says so and passes where the database cannot be reached.
+audit: $(STAMP)
+	deploy/audit.sh $(BIN)/python
+
+# The extra `serve` in a fresh environment, without PyTorch: does it serve, how large is it, how fast does it start.
+serve-install: $(STAMP)
+	$(BIN)/python benchmarks/service.py install
 
 # Pictures of the explorer for the docs, of the bundles under DATA.
 screenshots: $(STAMP)

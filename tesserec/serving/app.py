@@ -14,13 +14,15 @@ from typing import Any
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from tesserec.errors import TesserecError
 from tesserec.serving import metrics, schemas
-from tesserec.serving.limits import Guard, Refusal, read_body
+from tesserec.serving.explorer.web import routes as explorer_routes
+from tesserec.serving.limits import Guard, GuardedPath, Refusal, read_body
 from tesserec.serving.openapi import Operation, document
 from tesserec.serving.service import Service, one_of
 from tesserec.serving.settings import Settings
@@ -69,7 +71,7 @@ def build_app(settings: Settings) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        service.start()
+        await service.start()
         try:
             yield
         finally:
@@ -92,7 +94,14 @@ def build_app(settings: Settings) -> Starlette:
         for name, one in API.items()
     ]
     routes += [Route("/openapi.json", openapi), Route(METRICS.path, metrics_page)]
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
+    around = []
+    if settings.explorer:
+        history_of = service.history_of if guard.knows_users and service.store is not None else None
+        routes += explorer_routes(lambda: service.served.bundle, traffic=service.traffic, history_of=history_of)
+        around.append(Middleware(GuardedPath, guard, "/explorer"))
+    app = Starlette(
+        routes=routes, middleware=around, lifespan=lifespan, exception_handlers={HTTPException: _http_error}
+    )
     app.state.service = service
     return app
 

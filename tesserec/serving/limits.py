@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import hmac
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 _SECONDS_TO_SEND = 10.0
 _SECONDS_TO_WAIT = 1
@@ -115,6 +119,50 @@ class Guard:
             return
         if self._token is None:
             raise Refusal(403, "this service was started without a token, so it neither writes nor knows users")
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token):
+        if not self._is_token("bearer", request):
             raise Refusal(401, "the bearer token is missing or wrong", {"WWW-Authenticate": "Bearer"})
+
+    def lets_see(self, request: Request) -> bool:
+        """Whether a browser may see the explorer: any name with the token as password, where there is a token."""
+        return self._token is None or self._is_token("basic", request) or self._is_token("bearer", request)
+
+    @property
+    def knows_users(self) -> bool:
+        """Whether anybody may ask about stored users."""
+        return self._open or self._token is not None
+
+    def _is_token(self, kind: str, request: Request) -> bool:
+        scheme, _, text = request.headers.get("authorization", "").partition(" ")
+        given = text.strip().encode()
+        if scheme.lower() != kind or self._token is None:
+            return False
+        if kind == "basic":
+            try:
+                given = base64.b64decode(given, validate=True).partition(b":")[2]
+            except binascii.Error:
+                return False
+        return hmac.compare_digest(given, self._token)
+
+
+class GuardedPath:
+    """Asks for the token as a password under a path, as browsers can give it.
+
+    Parameters
+    ----------
+    prefix
+        The path; others pass.
+    """
+
+    def __init__(self, app: ASGIApp, guard: Guard, prefix: str) -> None:
+        self.app, self.guard, self.prefix = app, guard, prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (
+            scope["type"] == "http"
+            and scope["path"].startswith(self.prefix)
+            and not self.guard.lets_see(Request(scope))
+        ):
+            headers = {"WWW-Authenticate": 'Basic realm="tesserec"'}
+            await PlainTextResponse("give the token as password", 401, headers)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
+import socket
 import sys
 import tempfile
 
-from tesserec.errors import MissingExtra
+from tesserec.errors import MissingExtra, UserError
 from tesserec.serving.settings import Settings
 
 _SETTINGS = "TESSEREC_SETTINGS"
@@ -23,35 +24,42 @@ def serve(settings: Settings) -> None:
     ------
     MissingExtra
         If the ``serve`` extra is not installed.
+    UserError
+        If the address cannot be listened on.
     """
     try:
         import uvicorn
+        from uvicorn.supervisors import Multiprocess
 
         from tesserec.serving import metrics
     except ModuleNotFoundError as error:
         raise MissingExtra(str(error.name), "serve", "serving over HTTP") from None
 
     os.environ[_SETTINGS] = settings.to_json()
-    shared = tempfile.mkdtemp(prefix="tesserec-metrics-") if settings.workers > 1 else None
-    if shared is not None:
-        os.environ[metrics.SHARED] = shared
+    config = uvicorn.Config(
+        "tesserec.serving.server:app",
+        factory=True,
+        workers=settings.workers,
+        access_log=False,
+        server_header=False,
+        log_level="warning",
+        ws="none",
+        timeout_graceful_shutdown=_SECONDS_TO_FINISH,
+    )
+    with _listen(settings.host, settings.port) as listening, contextlib.ExitStack() as stack:
+        if settings.workers == 1:
+            uvicorn.Server(config).run([listening])
+            return
+        os.environ[metrics.SHARED] = stack.enter_context(tempfile.TemporaryDirectory(prefix="tesserec-metrics-"))
+        Multiprocess(config, sockets=[listening]).run()
+
+
+def _listen(host: str, port: int) -> socket.socket:
     try:
-        uvicorn.run(
-            "tesserec.serving.server:app",
-            factory=True,
-            host=settings.host,
-            port=settings.port,
-            workers=settings.workers,
-            access_log=False,
-            server_header=False,
-            log_level="warning",
-            ws="none",
-            backlog=_BACKLOG,
-            timeout_graceful_shutdown=_SECONDS_TO_FINISH,
-        )
-    finally:
-        if shared is not None:
-            shutil.rmtree(shared, ignore_errors=True)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise UserError(f"cannot listen on {host}:{port} ({error.strerror}); choose another --port or --host") from None
 
 
 def app() -> object:

@@ -59,10 +59,10 @@ class Service:
         self._traffic: Counter[int] = Counter()
         self._pruning: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin to watch the generations and to forget old events; on the event loop."""
+    async def start(self) -> None:
+        """Open and check the first generation, then watch for others, and begin to forget old events."""
         forget_dead_workers()
-        self.generations.start()
+        await asyncio.to_thread(self.generations.start)
         if self.store is not None and self.settings.retention is not None:
             self._pruning = asyncio.create_task(self._prune())
 

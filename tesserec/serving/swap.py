@@ -78,7 +78,8 @@ class Generations:
         self._watcher = threading.Thread(target=self._watch, name="generations", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch; the first generation is opened in the background too."""
+        """Look for the first generation, then begin to watch for others in the background."""
+        self.refresh()
         self._watcher.start()
 
     def stop(self) -> None:

@@ -305,3 +305,28 @@ def test_the_description_names_every_operation(client):
     assert set(responses) == {"200", "401", "403", "404", "408", "413", "415", "422", "429", "503"}
     asked = described["components"]["schemas"]["RecommendRequest"]
     assert asked["additionalProperties"] is False
+
+
+def test_the_explorer_asks_for_the_token_as_a_password(network):
+    with client_of(network) as client:
+        answer = client.get("/explorer/")
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, 'Basic realm="tesserec"')
+        assert client.get("/explorer/api/map", auth=("me", "wrong")).status_code == 401
+        assert client.get("/explorer/api/map", headers={"authorization": "Basic !"}).status_code == 401
+        assert client.get("/explorer/", auth=("me", TOKEN)).status_code == 200
+        model = client.get("/explorer/api/model", auth=("me", TOKEN)).json()
+        assert (model["generation"], model["users"]) == (1, False)
+    with client_of(network, token=None, state=None) as client:
+        assert client.get("/explorer/").status_code == 200
+    with client_of(network, explorer=False) as client:
+        assert client.get("/explorer/", auth=("me", TOKEN)).status_code == 404
+
+
+def test_the_explorer_shows_stored_users_and_traffic(client):
+    client.post("/v1/events", {"id": "1", "user": "ann", "item": "i4"})
+    client.post(ASK, {"user": "ann", "k": 5})
+    asked = {"user": "ann"}
+    page = client.post("/explorer/api/user", asked, auth=("me", TOKEN), headers=None)
+    assert [one["id"] for one in page.json()["history"]] == ["i4"]
+    cells = client.get("/explorer/api/map", auth=("me", TOKEN)).json()["cells"]
+    assert sum(cell["traffic"] for cell in cells) == 5
