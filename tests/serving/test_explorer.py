@@ -86,6 +86,8 @@ def test_traffic_of_a_service_colours_the_map():
     assert shown.traffic_of == "recommendations"
     assert {one.interest: one.share for one in shown.cells if one.share} == {2: 0.75, 5: 0.25}
     assert interest_page(film_searcher(), 5, {5: 10}).traffic == 10
+    searcher = film_searcher()
+    assert interest_map(searcher, {}) == interest_map(searcher, {3: 0}) == interest_map(searcher)
 
 
 def test_an_interest_shows_its_own_items():

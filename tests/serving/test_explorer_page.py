@@ -94,6 +94,17 @@ def test_the_map_shows_every_living_interest_and_the_table_the_same(opened, addr
     assert page.locator(".figure tbody tr").count() == len(codes)
 
 
+def test_colours_tell_little_traffic_from_none(opened, address, bundle):
+    with serving(lambda: bundle, traffic=lambda: {2: 30, 5: 10}) as visited:
+        page = opened(visited)
+        steps = page.locator(".map .cell").evaluate_all(
+            "cells => Object.fromEntries(cells.map(cell => [cell.dataset.interest, cell.classList[1]]))"
+        )
+        assert {code for code, step in steps.items() if step != "step-0"} == {"2", "5"}
+        assert steps["2"] == "step-4"
+        assert page.locator(".scale li").first.inner_text() == "up to 0.0 %"
+
+
 def nearest(centres, code, key):
     """The circle that an arrow key should reach: ahead, and as little aside as may be; itself where there is none."""
     ahead = np.array({"ArrowRight": (1, 0), "ArrowLeft": (-1, 0), "ArrowDown": (0, 1), "ArrowUp": (0, -1)}[key])

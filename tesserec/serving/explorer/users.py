@@ -64,6 +64,7 @@ def user_page(searcher: Searcher, history: Sequence[Any], settings: Settings | N
     now = usual if settings == own else _candidates(searcher, history, settings)
     before, after = {one.id for one in usual}, {one.id for one in now}
     candidates = [one.model_copy(update={"entered": one.id not in before}) for one in now]
+    left = [one for one in usual if one.id not in after]
     events = _events(searcher, encoded)
     believed = searcher.interests([history], len(names)) if (names := searcher.names) is not None else None
     beliefs = [] if believed is None else _beliefs(believed, events, candidates)
@@ -71,12 +72,12 @@ def user_page(searcher: Searcher, history: Sequence[Any], settings: Settings | N
         settings=settings,
         history=events,
         unknown=[str(one) for one in unknown],
-        names=_names(searcher, [*events, *candidates, *usual]),
+        names=_names(searcher, [*events, *candidates, *left]),
         posterior=[] if believed is None else believed.sort("interest")["probability"].to_list(),
         beliefs=beliefs,
         rest=max(0.0, 1.0 - sum(one.probability for one in beliefs)) if beliefs else 0.0,
         candidates=candidates,
-        left=[one for one in usual if one.id not in after],
+        left=left,
     )
 
 

@@ -181,8 +181,8 @@ export class CircleMap {
   }
 }
 
-// Swatches with the range that each stands for.
+// Swatches with the range that each stands for, in order of step; null leaves one out.
 export function scale(title, ranges) {
   return el("div", { class: "scale" }, el("span", { class: "what" }, title),
-    el("ol", {}, ranges.map((range, step) => el("li", { class: `step-${step}` }, range))));
+    el("ol", {}, ranges.map((range, step) => (range === null ? null : el("li", { class: `step-${step}` }, range)))));
 }
