@@ -1,5 +1,6 @@
 """The page in a real browser: it shows what the searcher says, to eyes, keyboards and screen readers alike."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.serving.films import CELLS, DEAD, HOSTILE, in_memory, publish_films, without_interests
-from tests.serving.live import NEEDED, browsing, serving
+from tests.serving.live import NEEDED, browsing, chromium, serving
 
 for package in NEEDED:
     pytest.importorskip(package, reason="browser tests need starlette, uvicorn and playwright")
@@ -36,6 +37,8 @@ def address(bundle):
 
 @pytest.fixture(scope="module")
 def browser():
+    if chromium() is None:
+        pytest.skip("no Chromium found; run tests/system-packages.sh, or name one in CHROMIUM")
     with browsing() as browser:
         yield browser
 
@@ -272,16 +275,18 @@ def test_a_refusal_is_shown_where_the_answer_would_be(opened, address):
 
 # Contrast and names are measured by axe where npm can fetch it; what it cannot see is checked above.
 @pytest.fixture(scope="module")
-def axe(request):
-    folder = request.config.cache.mkdir("axe-core")
-    script = Path(folder) / "package" / "axe.min.js"
+def axe(request, tmp_path_factory):
+    script = Path(request.config.cache.mkdir("axe-core")) / f"{AXE}.js"
     if not script.exists():
         if (npm := shutil.which("npm")) is None:
             pytest.skip("axe-core comes from npm, which is not installed; names and roles are checked by other tests")
-        fetched = subprocess.run([npm, "pack", f"axe-core@{AXE}"], cwd=folder, capture_output=True, timeout=60)
-        if fetched.returncode:
-            pytest.skip("npm could not fetch axe-core")
+        folder = tmp_path_factory.mktemp("axe")
+        try:
+            subprocess.run([npm, "pack", f"axe-core@{AXE}"], cwd=folder, capture_output=True, timeout=60, check=True)
+        except subprocess.SubprocessError as error:
+            pytest.skip(f"npm could not fetch axe-core ({error})")
         subprocess.run(["tar", "xzf", f"axe-core-{AXE}.tgz"], cwd=folder, check=True)
+        os.replace(shutil.copy(folder / "package" / "axe.min.js", f"{script}.{os.getpid()}"), script)
     return script.read_text()
 
 
