@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tesserec.index.bundle import Bundle
 from tests.serving.films import CELLS, DEAD, HOSTILE, in_memory, publish_films, without_interests
 from tests.serving.live import NEEDED, browsing, chromium, serving
 
@@ -271,6 +272,25 @@ def test_a_refusal_is_shown_where_the_answer_would_be(opened, address):
     assert "interest 77 does not exist" in page.locator("#panel").inner_text()
     page.locator(".map .cell").first.click()
     page.wait_for_selector("#panel .items")
+
+
+def test_a_failure_of_the_service_is_told(opened, address):
+    page = opened(address, of_user(), ready=".groups li", refusals=True)
+    page.route("**/api/invented/*", lambda route: route.fulfill(json={"error": "it is <b>busy</b>"}, status=422))
+    page.get_by_role("button", name="Invent a user").click()
+    page.wait_for_selector("[role=alert]")
+    assert page.get_by_role("alert").inner_text() == "it is <b>busy</b>"
+
+
+def test_a_swapped_generation_is_named_at_the_next_view(opened, bundle):
+    served = [Bundle.open(bundle.path.parent, 1), bundle]
+    with serving(lambda: served[0]) as swapping:
+        page = opened(swapping)
+        assert "generation 1" in page.locator("#facts").inner_text()
+        served.pop(0)
+        page.get_by_role("link", name="Codebook").click()
+        page.wait_for_selector(".tiles")
+        assert "generation 2" in page.locator("#facts").inner_text()
 
 
 # Contrast and names are measured by axe where npm can fetch it; what it cannot see is checked above.

@@ -12,7 +12,7 @@ export async function userView(main, model, place) {
   const view = new UserView(model);
   main.replaceChildren(view.page);
   await view.start(place.query);
-  return { stop: () => view.stop(), update: (next) => { view.start(next.query); return true; } };
+  return { stop: () => view.stop(), update: (next) => { view.told(view.start(next.query)); return true; } };
 }
 
 class UserView {
@@ -33,10 +33,10 @@ class UserView {
   chooser() {
     const found = el("ul", { class: "found", id: "found" });
     const search = el("input", { type: "search", id: "search", placeholder: "Title of an item", autocomplete: "off",
-      oninput: () => this.search(search, found) });
+      oninput: () => this.told(this.search(search, found)) });
     const row = el("div", { class: "chooser" },
       el("div", { class: "field" }, el("label", { for: "search" }, "Add to the history"), search, found),
-      el("button", { type: "button", onclick: () => this.invent() }, "Invent a user"),
+      el("button", { type: "button", onclick: () => this.told(this.invent()) }, "Invent a user"),
       el("button", { type: "button", class: "quiet", onclick: () => this.go([]) }, "Start empty"));
     if (this.model.users) row.append(this.byId());
     return row;
@@ -50,6 +50,15 @@ class UserView {
     };
     return el("form", { class: "field", onsubmit: show },
       el("label", { for: "id" }, "User id"), el("span", { class: "pair" }, id, el("button", { type: "submit" }, "Show")));
+  }
+
+  // What goes wrong later is shown where the answer would be.
+  async told(work) {
+    try {
+      await work;
+    } catch (error) {
+      this.problem.replaceChildren(refusal(error));
+    }
   }
 
   stop() {
@@ -151,7 +160,7 @@ class UserView {
     this.beliefs.replaceChildren(...(shown.beliefs.length ? beliefs(shown) : [el("p", { class: "soft" }, this.model.why_no_interests)]));
     this.list.replaceChildren(...candidates(shown));
     this.refocus();
-    this.onMap();
+    this.told(this.onMap());
   }
 
   event(event, at) {
