@@ -16,6 +16,7 @@ from tesserec.cli.prepare import prepare
 from tesserec.cli.serve import serve
 from tesserec.cli.shell import Commands
 from tesserec.cli.training import train
+from tesserec.cli.update import update
 
 app = typer.Typer(
     cls=Commands,
@@ -47,5 +48,19 @@ def tesserec(
     """
 
 
-for command in (prepare, train, evaluate, compare, ablate, index, recommend, interests, serve, info, recipe, demo):
+for command in (
+    prepare,
+    train,
+    evaluate,
+    compare,
+    ablate,
+    index,
+    recommend,
+    interests,
+    update,
+    serve,
+    info,
+    recipe,
+    demo,
+):
     app.command()(command)

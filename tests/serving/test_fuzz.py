@@ -37,7 +37,9 @@ def fuzz(client, operation, mode):
     @given(operation.as_strategy(generation_mode=mode))
     def send(case):
         given = case.as_transport_kwargs(base_url="http://test", headers=AUTHORISED)
-        given = {name: given[name] for name in ("method", "url", "params", "headers", "json", "content") if name in given}
+        given = {
+            name: given[name] for name in ("method", "url", "params", "headers", "json", "content") if name in given
+        }
         answer = client.run(client.http.request(**given))
         assert answer.status_code < 500, (case, answer.text)
         # What is valid by the description is refused where items are unknown or settings do not go with the model.
