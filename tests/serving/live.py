@@ -9,8 +9,6 @@ import socket
 import threading
 import time
 
-import pytest
-
 NEEDED = ("starlette", "uvicorn", "playwright")
 
 
@@ -45,9 +43,9 @@ def serving(get_bundle, **options):
 
 @contextlib.contextmanager
 def browsing():
-    """A headless Chromium of the system, or a skipped test that says what to install."""
+    """A headless Chromium of the system; a ``FileNotFoundError`` where there is none."""
     if (path := chromium()) is None:
-        pytest.skip("no Chromium found; run tests/system-packages.sh, or name one in CHROMIUM")
+        raise FileNotFoundError("no Chromium found; run tests/system-packages.sh, or name one in CHROMIUM")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:

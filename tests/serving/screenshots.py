@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
+
+from PIL import Image
 
 from tesserec.index.bundle import Bundle
 from tests.serving.live import browsing, serving
@@ -52,7 +55,7 @@ def _shoot(page, address: str, view: str, path: Path) -> None:
         if phone or view == "exploration":
             page.evaluate(f"scrollTo(0, document.querySelector('{below}').offsetTop - 16)")
     page.wait_for_timeout(200)
-    page.screenshot(path=path)
+    Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(128).save(path, optimize=True)
     print(f"{path}: {path.stat().st_size // 1000} kB")
 
 

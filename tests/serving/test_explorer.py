@@ -86,6 +86,8 @@ def test_traffic_of_a_service_colours_the_map():
     assert shown.traffic_of == "recommendations"
     assert {one.interest: one.share for one in shown.cells if one.share} == {2: 0.75, 5: 0.25}
     assert interest_page(film_searcher(), 5, {5: 10}).traffic == 10
+    searcher = film_searcher()
+    assert interest_map(searcher, {}) == interest_map(searcher, {3: 0}) == interest_map(searcher)
 
 
 def test_an_interest_shows_its_own_items():
@@ -176,6 +178,21 @@ def test_free_vectors_are_numbered():
     page = user_page(without_interests("slots"), [100, 105])
     assert set(page.names.values()) <= {f"Vector {n}" for n in range(1, 5)}
     assert page.names
+
+
+def test_propensities_are_shown_where_the_searcher_has_them(monkeypatch):
+    searcher = film_searcher()
+    recommend = searcher.recommend
+    monkeypatch.setattr(searcher, "recommend", lambda *a, **k: recommend(*a, **k).with_columns(propensity=pl.lit(0.25)))
+    assert {one.propensity for one in user_page(searcher, [100]).candidates} == {0.25}
+    assert {one.propensity for one in user_page(film_searcher(), [100]).candidates} == {None}
+
+
+def test_a_long_history_shows_its_frequent_interests():
+    searcher = film_searcher()
+    history = [100 + item for item in range(ITEMS)]
+    page = user_page(searcher, history[:-10])
+    assert {one.interest for one in page.history} <= {one.interest for one in page.beliefs}
 
 
 def test_the_slider_starts_where_the_model_stands():

@@ -1,6 +1,7 @@
 """The explorer over HTTP: what is served, what is refused, and that nothing but text and data leaves it."""
 
 import json
+import re
 import subprocess
 import sys
 import urllib.error
@@ -158,3 +159,25 @@ def test_the_page_is_in_the_wheel(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     inside = {Path(name).name for name in zipfile.ZipFile(wheel).namelist() if "explorer/static/" in name}
     assert inside == {file.name for file in STATIC.iterdir()}
+
+
+def luminance(colour):
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_text_stands_out_from_its_ground(scheme):
+    """WCAG AA: 4.5 to 1 for text, 3 to 1 for what is not text."""
+    block = re.findall(r":root \{(.*?)\}", (STATIC / "explorer.css").read_text(), re.DOTALL)[scheme]
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]+)", block))
+    text = [(ink, ground) for ink in ("ink", "soft", "accent") for ground in ("page", "card")]
+    text += [("page", "accent"), ("explored", "explored-wash"), ("soft", "explored-wash"), ("ink", "explored-wash")]
+    text += [(f"on-{step}", f"step-{step}") for step in range(5)]
+    drawn = [("event", "card"), ("event", "page"), ("accent", "wash"), ("explored", "wash")]
+    for pairs, least in ((text, 4.5), (drawn, 3)):
+        for one, other in pairs:
+            light, dark = sorted((luminance(colours[one]), luminance(colours[other])), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= least, (one, other)

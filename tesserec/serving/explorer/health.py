@@ -26,16 +26,20 @@ def codebook_health(bundle: Bundle) -> CodebookHealth:
     numbers = generations(root) or [bundle.generation]
     shown = numbers[-_SHOWN:]
     before = [None, *numbers][-len(shown) - 1 : -1]
-    figures = [_of_generation(root, number, old) for number, old in zip(shown, before, strict=True)]
+    figures = [_figures_or_problem(root, number, old) for number, old in zip(shown, before, strict=True)]
     return CodebookHealth(current=bundle.generation, generations=figures, earlier=len(numbers) - len(shown))
+
+
+def _figures_or_problem(root: Path, number: int, before: int | None) -> GenerationHealth:
+    try:
+        return _of_generation(root, number, before)
+    except ArtefactError as error:
+        return GenerationHealth(generation=number, problem=str(error))
 
 
 @lru_cache(maxsize=64)  # a published generation never changes
 def _of_generation(root: Path, number: int, before: int | None) -> GenerationHealth:
-    try:
-        opened = Bundle.open(root, number)
-    except ArtefactError as error:
-        return GenerationHealth(generation=number, problem=str(error))
+    opened = Bundle.open(root, number)
     facts = generation_health(opened)
     if facts.problem is not None or before is None:
         return facts

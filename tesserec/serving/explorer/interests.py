@@ -58,7 +58,8 @@ def interest_map(searcher: Searcher, traffic: Mapping[int, int] | None = None) -
     Parameters
     ----------
     traffic
-        Visits of each code, such as how often a service recommended from it; training events where None.
+        Visits of each code, such as how often a service recommended from it; training events count where there is
+        none yet.
 
     Raises
     ------
@@ -89,7 +90,7 @@ def interest_map(searcher: Searcher, traffic: Mapping[int, int] | None = None) -
     ]
     dead = [int(code) for code in np.flatnonzero(sizes == 0)]
     return InterestMap(
-        traffic_of="training events" if traffic is None else "recommendations",
+        traffic_of="recommendations" if _any(traffic) else "training events",
         cells=cells,
         dead=dead,
         left_out=len(sizes) - len(dead) - len(cells),
@@ -185,9 +186,13 @@ def _with_interests(searcher: Searcher) -> tuple[VectorPostings, pl.DataFrame]:
 
 def _visits(searcher: Searcher, traffic: Mapping[int, int] | None) -> NDArray[np.int64]:
     postings, names = _with_interests(searcher)
-    if traffic is None:
-        return names["traffic"].to_numpy()
-    return np.array([traffic.get(code, 0) for code in range(postings.cells)], np.int64)
+    if traffic is not None and _any(traffic):
+        return np.array([traffic.get(code, 0) for code in range(postings.cells)], np.int64)
+    return names["traffic"].to_numpy()
+
+
+def _any(traffic: Mapping[int, int] | None) -> bool:
+    return traffic is not None and any(traffic.values())
 
 
 def _age_column(catalogue: Catalogue) -> str | None:

@@ -62,18 +62,16 @@ def _majorise(points: Floats, distances: Floats) -> Floats:
 
 def _push_apart(points: Floats, radii: Floats) -> Floats:
     """Resolve overlaps step by step, drifting towards the middle; what little remains is settled by one scaling."""
-    gap = _GAP * radii.mean()
-    needed = radii[:, None] + radii + gap
+    needed = radii[:, None] + radii + _GAP * radii.mean()
     np.fill_diagonal(needed, 0)
     lighter = radii[None, :] ** 2 / (radii[:, None] ** 2 + radii[None, :] ** 2)  # large circles move less
     for step in range(4 * _STEPS):
         if step < 3 * _STEPS:
             points = points * _DRIFT
         now = _distances(points)
-        overlap = np.maximum(needed - now, 0)
-        push = overlap * lighter / np.where(now > 0, now, 1)
-        points = points + 0.7 * ((points[:, None] - points[None]) * push[..., None]).sum(axis=1)
-    now = _distances(points)
+        push = 0.7 * np.maximum(needed - now, 0) * lighter / np.where(now > 0, now, 1)
+        points = points + points * push.sum(axis=1, keepdims=True) - push @ points
+    now = np.linalg.norm(points[:, None] - points, axis=-1)
     np.fill_diagonal(now, np.inf)
     touching = radii[:, None] + radii
     scaled: Floats = points * max(1.0, 1.001 * float((touching / np.maximum(now, 1e-9)).max()))
@@ -81,5 +79,6 @@ def _push_apart(points: Floats, radii: Floats) -> Floats:
 
 
 def _distances(points: Floats) -> Floats:
-    between: Floats = np.sqrt(((points[:, None] - points[None]) ** 2).sum(axis=-1))
+    squares = (points**2).sum(axis=1)
+    between: Floats = np.sqrt(np.maximum(squares[:, None] + squares - 2 * points @ points.T, 0))
     return between

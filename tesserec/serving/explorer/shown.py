@@ -159,9 +159,9 @@ class Candidate(Item):
 class UserPage(Shown):
     """One user under some settings.
 
-    ``posterior`` is that of every interest in order of code; ``beliefs`` are the likeliest and those that brought
-    candidates, by falling probability, and ``rest`` is the posterior of all others. ``left`` are candidates of the
-    model's own settings that are gone.
+    ``posterior`` is that of every interest in order of code; ``beliefs`` are the likeliest, the most
+    frequent of the history and those that brought candidates, by falling probability, and ``rest`` is the posterior of
+    all others. ``left`` are candidates of the model's own settings that are gone.
     """
 
     settings: Settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from tesserec.serving.explorer.shown import Belief, Candidate, Event, Item, Sett
 
 K = 20
 _MOST_READ = 32
-_BELIEFS = 12
+_BELIEFS = 10
 _FOUND = 20
 
 
@@ -63,19 +64,20 @@ def user_page(searcher: Searcher, history: Sequence[Any], settings: Settings | N
     now = usual if settings == own else _candidates(searcher, history, settings)
     before, after = {one.id for one in usual}, {one.id for one in now}
     candidates = [one.model_copy(update={"entered": one.id not in before}) for one in now]
-    believed = searcher.interests([history], len(names)) if (names := searcher.names) is not None else None
-    beliefs = [] if believed is None else _beliefs(believed, candidates)
+    left = [one for one in usual if one.id not in after]
     events = _events(searcher, encoded)
+    believed = searcher.interests([history], len(names)) if (names := searcher.names) is not None else None
+    beliefs = [] if believed is None else _beliefs(believed, events, candidates)
     return UserPage(
         settings=settings,
         history=events,
         unknown=[str(one) for one in unknown],
-        names=_names(searcher, [*events, *candidates, *usual]),
+        names=_names(searcher, [*events, *candidates, *left]),
         posterior=[] if believed is None else believed.sort("interest")["probability"].to_list(),
         beliefs=beliefs,
         rest=max(0.0, 1.0 - sum(one.probability for one in beliefs)) if beliefs else 0.0,
         candidates=candidates,
-        left=[one for one in usual if one.id not in after],
+        left=left,
     )
 
 
@@ -129,11 +131,12 @@ def _candidates(searcher: Searcher, history: Sequence[Any], settings: Settings) 
     ]
 
 
-def _beliefs(believed: pl.DataFrame, candidates: Sequence[Candidate]) -> list[Belief]:
-    """The likeliest interests and all that brought a candidate."""
+def _beliefs(believed: pl.DataFrame, events: Sequence[Event], candidates: Sequence[Candidate]) -> list[Belief]:
+    """The likeliest interests, the history's most frequent ones, and all that brought a candidate."""
     roles = {one.interest: "explored" if one.explored else "read" for one in reversed(candidates)}
-    brought = pl.col("interest").is_in([code for code in roles if code is not None])
-    shown = believed.filter((pl.col("rank") <= _BELIEFS) | brought)
+    visited = [code for code, _ in Counter(one.interest for one in events).most_common(_BELIEFS)]
+    wanted = pl.col("interest").is_in([code for code in {*roles, *visited} if code is not None])
+    shown = believed.filter((pl.col("rank") <= _BELIEFS) | wanted)
     columns = ["interest", "name", "probability", "known"]
     return [Belief(role=roles.get(row["interest"]), **row) for row in shown.select(columns).to_dicts()]
 

@@ -9,7 +9,6 @@ import { userView } from "./user.js";
 const main = document.getElementById("main");
 const views = { map: mapView, user: userView, codebook: codebookView };
 const titles = { map: "Interests", user: "A user", codebook: "Codebook" };
-let model;
 let shown = { view: null, stop: null };
 
 function where() {
@@ -31,8 +30,8 @@ async function show() {
   }
   document.title = `${titles[place.view]} · tesserec explorer`;
   try {
-    model ??= await get("model");
-    tellFacts();
+    const model = await get("model");
+    tellFacts(model);
     shown = { view: place.view, ...(await views[place.view](main, model, place)) };
   } catch (error) {
     main.replaceChildren(refusal(error));
@@ -40,7 +39,7 @@ async function show() {
   if (moved) main.focus({ preventScroll: true });
 }
 
-function tellFacts() {
+function tellFacts(model) {
   const parts = [`generation ${model.generation}`, plural(model.items, "item")];
   if (model.interests) parts.push(plural(model.interests, "interest"));
   document.getElementById("facts").replaceChildren(el("strong", {}, model.model), ` · ${parts.join(" · ")}`);

@@ -8,24 +8,25 @@ const EDGE = 5;
 const NARROW = 560;
 const LOWEST = 400;
 const OTHER_LINES = 290;
+const [LARGE, SMALL] = [11.5, 10];
 const pen = document.createElement("canvas").getContext("2d");
 
-// What a circle says inside, from the largest text that fits to none at all.
+// What a circle says inside: its kind in small letters and a typical title, as far as they fit.
 function label(cell, radius) {
   const [category] = cell.categories;
-  const lines = radius < 30 || !cell.typical.length ? [] : wrap(cell.typical[0], radius, 2);
-  const above = lines.length ? ((lines.length + 1) * LINE) / 2 : LINE / 2;
-  if (category && width(category) <= room(radius, above)) lines.unshift(category);
-  return lines;
+  const title = radius < 30 || !cell.typical.length ? [] : wrap(cell.typical[0], radius, 2);
+  const above = title.length ? ((title.length + 1) * LINE) / 2 : SMALL / 2;
+  const kind = category && width(category, SMALL) <= room(radius, above) ? [{ text: category, kind: true }] : [];
+  return [...kind, ...title.map((text) => ({ text, kind: false }))];
 }
 
 // Width of a text in pixels, in the font of the page.
-function width(text) {
-  pen.font = `11.5px ${getComputedStyle(document.body).fontFamily}`;
+function width(text, size = LARGE) {
+  pen.font = `${size}px ${getComputedStyle(document.body).fontFamily}`;
   return pen.measureText(text).width;
 }
 
-const room = (radius, height) => 2 * Math.sqrt(Math.max(radius * radius - height * height, 0)) - 2 * ROOM;
+const room = (radius, height) => 2 * (Math.sqrt(Math.max(radius * radius - height * height, 0)) - ROOM);
 
 function wrap(text, radius, most) {
   const wide = room(radius, LINE);
@@ -33,8 +34,8 @@ function wrap(text, radius, most) {
   for (const word of text.split(/\s+/)) {
     const last = lines.length - 1;
     const longer = lines[last] ? `${lines[last]} ${word}` : word;
-    if (width(longer) <= wide || !lines[last]) lines[last] = longer;
-    else if (lines.length < most) lines.push(word);
+    if (width(longer) <= wide) lines[last] = longer;
+    else if (lines[last] && lines.length < most) lines.push(word);
     else {
       lines[last] = longer;
       break;
@@ -103,8 +104,7 @@ export class CircleMap {
     const lines = label(cell, cell.radius);
     const first = cell.y - ((lines.length - 1) * LINE) / 2;
     const text = lines.map((line, at) =>
-      svg("text", { x: cell.x, y: first + at * LINE, "aria-hidden": "true",
-        class: line === cell.categories[0] && lines.length > 1 ? "kind" : null }, line));
+      svg("text", { x: cell.x, y: first + at * LINE, "aria-hidden": "true", class: line.kind ? "kind" : null }, line.text));
     const node = svg("g", { class: `cell step-${this.step(cell)}`, "data-interest": cell.interest },
       svg("circle", { cx: cell.x, cy: cell.y, r: Math.max(cell.radius, 1) }), ...text, ...this.marked(cell));
     if (!this.choose) return node;
@@ -155,10 +155,12 @@ export class CircleMap {
 
   key(event, interest) {
     const towards = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[event.key];
-    const ends = { Home: this.cells[0], End: this.cells[this.cells.length - 1] };
+    const place = this.cells.findIndex((cell) => cell.interest === interest);
+    const last = this.cells.length - 1;
+    const bySize = { Home: 0, End: last, PageDown: Math.min(place + 1, last), PageUp: Math.max(place - 1, 0) }[event.key];
     if (event.key === "Enter" || event.key === " ") this.press(interest);
     else if (event.key === "Escape") this.choose(null);
-    else if (event.key in ends) this.move(ends[event.key].interest);
+    else if (bySize !== undefined) this.move(this.cells[bySize].interest);
     else if (towards) this.move(this.next(interest, towards) ?? interest);
     else return;
     event.preventDefault();
@@ -179,8 +181,8 @@ export class CircleMap {
   }
 }
 
-// Swatches with the range that each stands for.
+// Swatches with the range that each stands for, in order of step; null leaves one out.
 export function scale(title, ranges) {
   return el("div", { class: "scale" }, el("span", { class: "what" }, title),
-    el("ol", {}, ranges.map((range, step) => el("li", { class: `step-${step}` }, range))));
+    el("ol", {}, ranges.map((range, step) => (range === null ? null : el("li", { class: `step-${step}` }, range)))));
 }

@@ -18,10 +18,10 @@ export async function codebookView(main, model) {
       el("p", {}, "A codebook is healthy when its cells hold like numbers of items, none is empty, and items keep their cell from one generation to the next.")),
     ...(now ? [tiles(now), sizes(now)] : []),
     ...(healthy.length > 1 ? [el("div", { class: "charts" },
-      chart("Effective cells (perplexity)", healthy, (one) => one.perplexity, (value) => value.toFixed(1)),
+      chart("Effective cells", healthy, (one) => one.perplexity, (value) => value.toFixed(1)),
       chart("Dead cells", healthy, (one) => one.dead, count),
-      chart("Items whose code changed", healthy, (one) => one.moved, (value) => percent(value)),
-      chart("Items whose company changed", healthy, (one) => one.regrouped, (value) => percent(value)))] : []),
+      chart("Code changed", healthy, (one) => one.moved, (value) => percent(value)),
+      chart("Company changed", healthy, (one) => one.regrouped, (value) => percent(value)))] : []),
     generations(health));
   return {};
 }
@@ -64,7 +64,7 @@ function chart(title, generations, value, written) {
       svg("line", { class: "ground", x1: 0, x2: width, y1: height - edge, y2: height - edge }),
       svg("polyline", { points: held.map((one) => `${x(one)},${y(one)}`).join(" ") }),
       held.map((one) => svg("circle", { cx: x(one), cy: y(one), r: 4 }))),
-    el("p", { class: "soft" }, `From zero to ${written(most)}, generation ${generations[0].generation} to ${generations[generations.length - 1].generation}`));
+    el("p", { class: "soft" }, `Generations ${generations[0].generation} to ${generations[generations.length - 1].generation}, at most ${written(Math.max(...held.map(value)))}`));
 }
 
 function generations(health) {

@@ -40,5 +40,5 @@ export function table(caption, heads, rows) {
 }
 
 export const count = (n) => n.toLocaleString("en");
-export const percent = (share, digits = 1) => `${(100 * share).toFixed(share && 100 * share < 0.95 ? Math.max(digits, 1) : digits)} %`;
+export const percent = (share) => `${(100 * share).toFixed(1)} %`;
 export const plural = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;

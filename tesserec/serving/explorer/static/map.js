@@ -11,7 +11,7 @@ export async function mapView(main, model, place) {
   }
   const data = await get("map");
   const breaks = fifths(data.cells.map((cell) => cell.share));
-  const step = (cell) => breaks.filter((limit) => cell.share >= limit).length;
+  const step = (cell) => breaks.filter((limit) => cell.share > limit).length;
   const panel = el("section", { class: "panel", "aria-labelledby": "interest", id: "panel" });
   const readout = el("p", { class: "readout", "aria-hidden": "true" });
   const box = el("div", { class: "canvas" });
@@ -19,7 +19,7 @@ export async function mapView(main, model, place) {
   const describe = (cell) =>
     `${cell.name}, ${plural(cell.items, "item")}, ${percent(cell.share)} of ${traffic}`;
   const map = new CircleMap(box, data.cells, {
-    name: "Map of interests. Arrow keys move to the next circle in a direction, Enter opens its interest.",
+    name: "Map of interests. Arrow keys move to the next circle in a direction, Page Down and Page Up to the next smaller and larger, Enter opens its interest.",
     step, describe,
     choose: (code) => { location.hash = code === null ? "#/map" : `#/map/${code}`; },
     hover: (cell) => { readout.textContent = `${cell.name} · ${plural(cell.items, "item")} · ${percent(cell.share)} of ${traffic}`; },
@@ -63,17 +63,17 @@ export function noInterests(model) {
       el("a", { href: "#/user" }, "What this model recommends to a user"), " can be seen all the same."));
 }
 
-// Limits of five classes that hold equally many interests.
+// Upper limits of all but the last of five classes, which hold equally many interests where shares differ.
 function fifths(shares) {
   const sorted = [...shares].sort((a, b) => a - b);
-  return [1, 2, 3, 4].map((part) => sorted[Math.floor((part * sorted.length) / 5)]);
+  return [1, 2, 3, 4].map((part) => sorted[Math.max(Math.ceil((part * sorted.length) / 5) - 1, 0)]);
 }
 
+// What each class stands for, null where equal limits leave it empty.
 function ranges(breaks) {
-  const short = (share) => percent(share, 1).replace(" %", "");
-  return [`under ${short(breaks[0])} %`,
-    ...[0, 1, 2].map((at) => `${short(breaks[at])} – ${short(breaks[at + 1])} %`),
-    `${short(breaks[3])} % and more`];
+  const written = breaks.map((share) => percent(share));
+  const between = (at) => (breaks[at - 1] === breaks[at] ? null : `${written[at - 1].replace(" %", "")} – ${written[at]}`);
+  return [`up to ${written[0]}`, between(1), between(2), between(3), `over ${written[3]}`];
 }
 
 function asTable(data) {

@@ -12,7 +12,7 @@ export async function userView(main, model, place) {
   const view = new UserView(model);
   main.replaceChildren(view.page);
   await view.start(place.query);
-  return { stop: () => view.stop(), update: (next) => { view.start(next.query); return true; } };
+  return { stop: () => view.stop(), update: (next) => { view.told(view.start(next.query)); return true; } };
 }
 
 class UserView {
@@ -33,10 +33,10 @@ class UserView {
   chooser() {
     const found = el("ul", { class: "found", id: "found" });
     const search = el("input", { type: "search", id: "search", placeholder: "Title of an item", autocomplete: "off",
-      oninput: () => this.search(search, found) });
+      oninput: () => this.told(this.search(search, found)) });
     const row = el("div", { class: "chooser" },
       el("div", { class: "field" }, el("label", { for: "search" }, "Add to the history"), search, found),
-      el("button", { type: "button", onclick: () => this.invent() }, "Invent a user"),
+      el("button", { type: "button", onclick: () => this.told(this.invent()) }, "Invent a user"),
       el("button", { type: "button", class: "quiet", onclick: () => this.go([]) }, "Start empty"));
     if (this.model.users) row.append(this.byId());
     return row;
@@ -50,6 +50,15 @@ class UserView {
     };
     return el("form", { class: "field", onsubmit: show },
       el("label", { for: "id" }, "User id"), el("span", { class: "pair" }, id, el("button", { type: "submit" }, "Show")));
+  }
+
+  // What goes wrong later is shown where the answer would be.
+  async told(work) {
+    try {
+      await work;
+    } catch (error) {
+      this.problem.replaceChildren(refusal(error));
+    }
   }
 
   stop() {
@@ -139,6 +148,7 @@ class UserView {
     this.problem.replaceChildren(el("p", { class: "soft" }, "The history is empty: add an item, or invent a user."));
     for (const part of [this.history, this.beliefs, this.list]) part.replaceChildren();
     this.sliders.box.hidden = true;
+    this.refocus();
   }
 
   draw() {
@@ -149,13 +159,27 @@ class UserView {
       this.problem.replaceChildren(el("p", { class: "soft" }, `Not in the catalogue, left out: ${shown.unknown.join(", ")}`));
     this.beliefs.replaceChildren(...(shown.beliefs.length ? beliefs(shown) : [el("p", { class: "soft" }, this.model.why_no_interests)]));
     this.list.replaceChildren(...candidates(shown));
-    this.onMap();
+    this.refocus();
+    this.told(this.onMap());
   }
 
   event(event, at) {
     const ids = this.shown.history.map((one) => one.id).filter((_, place) => place !== at);
-    const remove = el("button", { type: "button", class: "remove", "aria-label": `Remove ${event.title}`, onclick: () => this.go(ids) }, "×");
+    const remove = el("button", { type: "button", class: "remove", "aria-label": `Remove ${event.title}`, onclick: () => this.remove(event, at, ids) }, "×");
     return el("li", {}, el("span", {}, event.title), remove);
+  }
+
+  // The focus goes on to what took the place of the removed event.
+  remove(event, at, ids) {
+    this.next = Math.min(at, ids.length - 1);
+    this.go(ids);
+    announce(`${event.title} is removed from the history.`);
+  }
+
+  refocus() {
+    if (this.next === undefined) return;
+    (this.history.querySelectorAll(".remove")[this.next] ?? this.page.querySelector("#search")).focus();
+    this.next = undefined;
   }
 
   // The same circles as on the map, coloured by this user's posterior.
@@ -191,12 +215,12 @@ function beliefs(shown) {
   const rows = shown.beliefs.map((one) =>
     el("tr", { role: "row", class: one.role, "data-interest": one.interest },
       el("th", { role: "rowheader", scope: "row" }, el("a", { href: `#/map/${one.interest}` }, one.name), one.role === "explored" ? tag("explored") : null),
-      el("td", { role: "cell", class: "lane" }, lane(shown, (event) => event.interest === one.interest)),
+      lane(shown, (event) => event.interest === one.interest),
       el("td", { role: "cell", class: "chance" }, probability(one.probability, most)),
       el("td", { role: "cell", class: "number" }, String(brought.get(one.interest) ?? ""))));
   const others = el("tr", { role: "row" },
     el("th", { role: "rowheader", scope: "row", class: "soft" }, "All other interests"),
-    el("td", { role: "cell", class: "lane" }, lane(shown, (event) => !listed.has(event.interest))),
+    lane(shown, (event) => !listed.has(event.interest)),
     el("td", { role: "cell", class: "chance" }, probability(shown.rest, most)), el("td", { role: "cell", class: "number" }));
   const heads = [["Interest"], ["History, oldest to newest", "lane"], ["Probability", "chance"], ["Candidates", "number"]];
   return [
@@ -226,9 +250,10 @@ function lane(shown, belongs) {
   const x = (place) => (history.length === 1 ? 100 : 6 + (188 * place) / (history.length - 1));
   const names = at.map(([event]) => event.title).join(", ");
   const size = Math.max(2, Math.min(5, 300 / history.length));
-  return svg("svg", { class: "events", viewBox: "0 0 200 14", preserveAspectRatio: "xMinYMid", role: "img", "aria-label": names || "no event" },
+  const line = svg("svg", { class: "events", viewBox: "0 0 200 14", preserveAspectRatio: "xMinYMid", role: "img", "aria-label": names || "no event" },
     svg("line", { x1: 0, y1: 7, x2: 200, y2: 7 }),
     at.map(([event, place]) => svg("circle", { cx: x(place), cy: 7, r: size }, svg("title", {}, `${place + 1}. ${event.title}`))));
+  return el("td", { role: "cell", class: at.length ? "lane" : "lane empty" }, line);
 }
 
 const tag = (text) => el("span", { class: `tag ${text}` }, text);
