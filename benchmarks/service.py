@@ -103,9 +103,9 @@ class Server:
             return 0, b""
 
     def memory(self) -> float:
-        """Proportional set size of all its processes, in MB."""
+        """Resident memory of all its processes in MB; files that they map together count in each."""
         parent = psutil.Process(self.process.pid)
-        return sum(one.memory_full_info().pss for one in [parent, *parent.children(recursive=True)]) / 1e6
+        return sum(one.memory_info().rss for one in [parent, *parent.children(recursive=True)]) / 1e6
 
     def stop(self, how: int = signal.SIGTERM) -> None:
         """End it."""
@@ -127,7 +127,7 @@ def serving(root: Path, *options: object) -> Iterator[Server]:
 
 def quantiles(seconds: Sequence[float]) -> dict[str, float]:
     """Milliseconds."""
-    p50, p99, p999 = np.percentile(np.asarray(seconds) * 1e3, [50, 99, 99.9])
+    p50, p99, p999 = np.percentile(np.asarray(seconds) * 1e3, [50, 99, 99.9]).tolist()
     return {
         "p50_ms": round(p50, 2),
         "p99_ms": round(p99, 2),
