@@ -284,15 +284,18 @@ def swaps(args: argparse.Namespace) -> dict[str, Any]:
     with serving(root) as server:
         publisher = threading.Thread(target=publish)
         publisher.start()
+        memory = [round(server.memory())]
         sent = [json.dumps({"history": ["7"], "k": 5}).encode()]
         found = asyncio.run(open_loop(server.port, PATH, sent, args.rate, 3600, check=check, until=done.is_set))
         publisher.join()
+        memory.append(round(server.memory()))
     return {
         "swaps": args.count,
         "generations_seen": len(seen),
         "requests": len(found),
         "statuses": dict(Counter(str(one.status) for one in found)),
         "mixed": len(mixed),
+        "memory_mb": memory,
         **quantiles([one.seconds for one in found]),
     }
 

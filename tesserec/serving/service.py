@@ -232,14 +232,18 @@ class Service:
             self._traffic = Counter()
 
     async def _prune(self) -> None:
-        assert self.store is not None
         while True:
-            try:
-                gone = await asyncio.to_thread(self.store.prune)
-                logger.info("%d events are past their retention and deleted", gone)
-            except Exception:
-                logger.exception("deleting old events failed; trying again later")
+            await self.prune()
             await asyncio.sleep(_SECONDS_BETWEEN_PRUNES)
+
+    async def prune(self) -> None:
+        """Delete the events that are past their retention; a failure is logged, and the next time comes."""
+        assert self.store is not None
+        try:
+            gone = await asyncio.to_thread(self.store.prune)
+            logger.info("%d events are past their retention and deleted", gone)
+        except Exception:
+            logger.exception("deleting old events failed; trying again later")
 
 
 def _served(served: Served) -> schemas.ServedGeneration:

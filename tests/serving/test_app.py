@@ -1,5 +1,6 @@
 """The HTTP API: answers equal to the model's own, strict requests, limits, authentication, health and metrics."""
 
+import asyncio
 import json
 from concurrent.futures import Future
 
@@ -330,3 +331,28 @@ def test_the_explorer_shows_stored_users_and_traffic(client):
     assert [one["id"] for one in page.json()["history"]] == ["i4"]
     cells = client.get("/explorer/api/map", auth=("me", TOKEN)).json()["cells"]
     assert sum(cell["traffic"] for cell in cells) == 5
+
+
+def test_old_events_are_forgotten_while_it_runs(network, tmp_path):
+    state = str(tmp_path / "events.sqlite")
+    old = {"id": "1", "user": "ann", "item": "i4", "time": "2020-01-01T00:00:00Z"}
+    with client_of(network, state=state) as client:
+        client.post("/v1/events/batch", {"events": [old, {"id": "2", "user": "ann", "item": "i5"}]})
+        assert client.service.history_of("ann") == ["i4", "i5"]
+    with client_of(network, state=state, retention=30) as client:
+        assert client.service.history_of("ann") == ["i5"]
+        client.run(client.service.prune())
+    with client_of(network, state=state) as client:
+        assert client.service.history_of("ann") == ["i5"]
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(network, monkeypatch):
+    monkeypatch.setattr("tesserec.serving.limits._SECONDS_TO_SEND", 0.05)
+
+    async def slow():
+        yield b'{"history"'
+        await asyncio.sleep(5)
+
+    with client_of(network) as client:
+        headers = {"content-type": "application/json"}
+        assert client.post(ASK, headers=headers, content=slow()).status_code == 408
