@@ -67,7 +67,7 @@ def policy_of(own: Policy, given: PolicySettings | None) -> Policy:
 
 def _recommended(served: Served, found: Candidates, row: int, policy: Policy, unknown: list[Any]) -> Recommended:
     n = int(np.count_nonzero(found.items[row] >= 0))
-    items = from_ids(served.searcher.catalogue.items.decode(found.items[row, :n]))
+    items = from_ids(served.searcher.catalogue.items.values.gather(found.items[row, :n]))
     codes = found.interests[row, :n].tolist()
     chances = found.probability[row, :n].tolist()
     scores, explored = found.scores[row, :n].tolist(), found.explored[row, :n].tolist()

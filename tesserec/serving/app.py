@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -20,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from tesserec.errors import TesserecError
-from tesserec.serving import metrics, schemas
+from tesserec.serving import limits, metrics, schemas
 from tesserec.serving.explorer.web import routes as explorer_routes
 from tesserec.serving.limits import Guard, GuardedPath, Refusal, read_body
 from tesserec.serving.openapi import Operation, document
@@ -118,6 +119,7 @@ def _endpoint(service: Service, guard: Guard, operation: Operation, handler: Han
             guard.check(request)
         asked = None
         if decoder is not None:
+            service.gate.check()  # before the body is read: a refusal must cost next to nothing
             asked = decoder.decode(await read_body(request, service.settings.body))
             one_of(asked)
             if operation.guarded == "user" and asked.user is not None:
@@ -131,6 +133,8 @@ def _endpoint(service: Service, guard: Guard, operation: Operation, handler: Han
             answered.inc()
         except Exception as error:
             response = _failed(error)
+            if response.status_code == 429:
+                await asyncio.sleep(limits.SECONDS_TO_HOLD)
             service.metrics.requests.labels(operation.path, response.status_code).inc()
         seconds.observe(time.perf_counter() - begin)
         return response

@@ -13,6 +13,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+#: A refusal for want of room is held back for so long: a caller who repeats at once would take the time of others.
+SECONDS_TO_HOLD = 0.25
 _SECONDS_TO_SEND = 10.0
 _SECONDS_TO_WAIT = 1
 
@@ -43,6 +45,17 @@ class Gate:
     def __init__(self, limit: int) -> None:
         self.limit, self.inside = limit, 0
 
+    def check(self, cost: int = 1) -> None:
+        """Refuse now what :meth:`admit` would refuse.
+
+        Raises
+        ------
+        Refusal
+            429 where ``cost`` users more would be too many.
+        """
+        if self.inside and self.inside + cost > self.limit:
+            raise busy("more requests are waiting than can be answered soon; try again later, or more slowly")
+
     @contextmanager
     def admit(self, cost: int) -> Iterator[None]:
         """Count ``cost`` users as inside for the time of the block; only to be called on the event loop.
@@ -52,8 +65,7 @@ class Gate:
         Refusal
             429 where that would be too many.
         """
-        if self.inside and self.inside + cost > self.limit:
-            raise busy("more requests are waiting than can be answered soon; try again later, or more slowly")
+        self.check(cost)
         self.inside += cost
         try:
             yield

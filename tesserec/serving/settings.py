@@ -55,7 +55,7 @@ class Settings:
     port: int = 8080
     workers: int = 1
     threads: int = 1
-    queue: int = 64
+    queue: int = 32
     body: int = 1 << 20
     state: str | None = None
     retention: float | None = None
