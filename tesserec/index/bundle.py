@@ -22,6 +22,7 @@ from typing_extensions import Self
 
 from tesserec.errors import ArtefactError, ConfigError
 from tesserec.files import open_directory, read_json, seal, sync, write_atomic, write_json
+from tesserec.index.calibration import Calibration
 from tesserec.index.catalogue import Catalogue
 from tesserec.index.contract import Policy
 from tesserec.index.postings import VectorPostings, open_postings
@@ -78,7 +79,7 @@ def publish(
             if path.is_dir():
                 sync(path)
         sync(folder)
-        _open_parts(folder, facts)
+        _open_parts(folder, facts).postings.verify()
         target = root / f"generation-{max([0, *generations(root)]) + 1:06d}"
         os.rename(folder, target)
         sync(root)
@@ -120,7 +121,10 @@ def _write(folder: Path, searcher: Searcher, write_user_side: Callable[[Path], o
     searcher.catalogue.save(folder)
     if searcher.names is not None:
         searcher.names.write_parquet(folder / "names.parquet")
-    write_json(folder / "config.json", {"policy": asdict(searcher.policy)})
+    config: dict[str, Any] = {"policy": asdict(searcher.policy)}
+    if searcher.calibration is not None:
+        config["calibration"] = searcher.calibration.to_json()
+    write_json(folder / "config.json", config)
     for file in files:
         shutil.copyfile(file, folder / Path(file).name)
 
@@ -130,7 +134,8 @@ def _open_parts(folder: Path, facts: dict[str, Any], threads: int = 1) -> Search
     config = read_json(folder / "config.json")
     try:
         policy = Policy(**config["policy"])
-    except (KeyError, TypeError, ConfigError) as error:
+        calibration = Calibration.from_json(config["calibration"]) if "calibration" in config else None
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise ArtefactError(f"{folder / 'config.json'} does not hold a policy ({error}); publish again") from None
     catalogue = Catalogue.open(folder)
     postings = open_postings(folder / "postings")
@@ -144,7 +149,7 @@ def _open_parts(folder: Path, facts: dict[str, Any], threads: int = 1) -> Search
                 "they come from different models, publish again"
             )
     try:
-        return Searcher(catalogue, side, postings, policy, _names(folder), facts)
+        return Searcher(catalogue, side, postings, policy, _names(folder), facts, calibration)
     except ConfigError as error:
         raise ArtefactError(f"{folder} is a mixture of models ({error}); publish again") from None
 
@@ -203,11 +208,22 @@ class Bundle:
         path = root / name
         if not path.is_dir():
             raise ArtefactError(f"{path} is missing; {root} holds the generations {generations(root) or 'none'}")
-        manifest = open_directory(path, KIND)
+        manifest = open_directory(path, KIND, check="ends")
         facts = {key: value for key, value in manifest.items() if key not in ("files", "checksum")}
         match = _NAME.fullmatch(name)
         assert match is not None
         return cls(path, int(match[1]), facts, _open_parts(path, facts, threads))
+
+    def verify(self) -> None:
+        """Read every byte of the generation; opening reads the ends of each file only.
+
+        Raises
+        ------
+        ArtefactError
+            Names the file that does not hold what was published.
+        """
+        open_directory(self.path, KIND)
+        self.searcher.postings.verify()
 
     def recommend(self, histories: Sequence[Sequence[Any]], k: int = 20, **policy: Any) -> pl.DataFrame:
         """See :meth:`tesserec.index.searcher.Searcher.recommend`."""

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError
@@ -80,7 +81,12 @@ class Policy:
         quota, at least one place, and only with items of cells outside the history. Places that find no such
         interest or item go back to the others.
     visit
-        Posterior mass of the cells to search, 0 to 1; 1 visits every cell, which is exact.
+        Posterior mass of the cells to search, 0 to 1; 1 is exact: every cell that can change the answer.
+    recall
+        Instead of ``visit``, the share of the exact answer to find, above 0 and below 1; the mass that it takes was
+        measured on validation histories when the bundle was built (:mod:`tesserec.index.calibration`).
+    max_items
+        Most items to visit for a user, whatever the above asks for; the likeliest cell is always visited.
     reach
         Which items an interest may bring: ``"catalogue"`` any of the visited cells, ``"cell"`` only those of its own,
         where that is visited.
@@ -105,6 +111,8 @@ class Policy:
     normalise: bool = False
     select: Select = "posterior"
     shares: Shares = "posterior"
+    recall: float | None = None
+    max_items: int | None = None
 
     def __post_init__(self) -> None:
         if self.interests < 1:
@@ -122,6 +130,51 @@ class Policy:
         for name in ("explore", "visit"):
             if not 0.0 <= (value := getattr(self, name)) <= 1.0:
                 raise ConfigError(f"{name} = {value}; expected a share between 0 and 1")
+        if self.recall is not None and not 0.0 < self.recall < 1.0:
+            raise ConfigError(f"recall = {self.recall}; expected a share above 0 and below 1; visit = 1 is exact")
+        if self.max_items is not None and self.max_items < 1:
+            raise ConfigError(f"max_items = {self.max_items}; at least one item must be visited")
+
+
+@dataclass(frozen=True, eq=False)
+class Visits:
+    """What the search of each user touched, and what it left out.
+
+    Attributes
+    ----------
+    certified
+        True where no unvisited item could have changed the answer, bool ``(users,)``.
+    cells, items
+        Cells searched and postings scored, int64 ``(users,)``.
+    mass_left
+        Posterior probability of the cells that were not searched, float32 ``(users,)``.
+    """
+
+    certified: NDArray[np.bool_]
+    cells: NDArray[np.int64]
+    items: NDArray[np.int64]
+    mass_left: Floats
+
+    @classmethod
+    def none(cls, users: int) -> Self:
+        """No visit yet, for a search to fill."""
+        return cls(
+            np.zeros(users, np.bool_), np.zeros(users, np.int64), np.zeros(users, np.int64), np.ones(users, np.float32)
+        )
+
+    @classmethod
+    def complete(cls, users: int, cells: int, items: int) -> Self:
+        """Everything visited for everybody."""
+        shape = (users,)
+        return cls(np.full(shape, True), np.full(shape, cells), np.full(shape, items), np.zeros(users, np.float32))
+
+    def __getitem__(self, rows: Any) -> Self:
+        """Some of the users."""
+        return type(self)(self.certified[rows], self.cells[rows], self.items[rows], self.mass_left[rows])
+
+    def __setitem__(self, rows: Any, other: Visits) -> None:
+        for name in vars(self):
+            getattr(self, name)[rows] = getattr(other, name)
 
 
 @dataclass(frozen=True)
@@ -140,6 +193,8 @@ class Candidates:
         The posterior of that interest, float32, ``(users, k)``; NaN for models with one code.
     explored
         True where the interest was chosen for exploration, ``(users, k)``.
+    visits
+        What the search touched and left out.
     """
 
     items: NDArray[np.int32]
@@ -147,3 +202,4 @@ class Candidates:
     interests: Codes
     probability: Floats
     explored: NDArray[np.bool_]
+    visits: Visits

@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 
 from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError
-from tesserec.index.contract import Candidates, Floats, Policy, UserSide
+from tesserec.index.contract import Candidates, Floats, Policy, UserSide, Visits
 from tesserec.index.dense import best_of_all
+from tesserec.index.filters import NOTHING, Blocked, union
 from tesserec.index.interests import Choice, choose, choose_from_history
 from tesserec.index.lists import sum_lists
 from tesserec.index.merge import log_chances, merge_interests, no_candidates
 from tesserec.index.postings import EveryItem, Postings, ScorePostings, VectorPostings
-from tesserec.index.topk import TopK, cells_topk, exact_topk
+from tesserec.index.topk import TopK, cells_topk, exact_topk, merge_topk
 from tesserec.index.user_side import DenseSide, ScoreSide
-from tesserec.index.within import BLOCK, Users, Visits, search_within
+from tesserec.index.within import BLOCK, Users, search_within
 
 _BATCH = 512
 Progress = Callable[[int, int], None]
@@ -41,7 +42,7 @@ def retrieve(
     exclude_seen: bool,
     budget_mb: int = 256,
     progress: Progress | None = None,
-    visits: Visits | None = None,
+    blocked: Blocked = NOTHING,
 ) -> Candidates:
     """The ``k`` best candidates of each history.
 
@@ -57,8 +58,9 @@ def retrieve(
         Working memory of the search, in MiB; the answer and the user side's own network come on top.
     progress
         Called with the users done and all users after each batch.
-    visits
-        Filled with what the search of each user touched; only with reach ``"cell"``.
+    blocked
+        Items that no answer may hold, see :class:`tesserec.index.filters.Filter`. Where they leave a list short that
+        searched a part of the cells, it is filled from all of them.
 
     Raises
     ------
@@ -69,19 +71,15 @@ def retrieve(
     """
     check_fit(side, postings)
     _check(postings, histories, k, policy)
-    if visits is not None and policy.reach != "cell":
-        raise ConfigError(f"visits are counted with reach = 'cell' only; it is {policy.reach!r}")
-    request = _Request(k, policy, exclude_seen, budget_mb)
+    request = _Request(k, policy, exclude_seen, budget_mb, blocked)
     answer = no_candidates(len(histories), k)
     by_length = np.argsort(histories.lengths, kind="stable")  # users of like lengths share a batch: little padding
     batch = _batch_users(postings, request)
     for start in range(0, len(histories), batch):
         rows = by_length[start : start + batch]
-        found, touched = _retrieve_batch(side, postings, _known_items(histories, rows, postings.size), request)
+        found = _retrieve_batch(side, postings, _known_items(histories, rows, postings.size), request)
         for name in vars(answer):
             getattr(answer, name)[rows] = getattr(found, name)
-        if visits is not None and touched is not None:
-            visits.cells[rows], visits.items[rows] = touched.cells, touched.items
         if progress:
             progress(min(start + batch, len(histories)), len(histories))
     return answer
@@ -93,6 +91,12 @@ class _Request:
     policy: Policy
     exclude_seen: bool
     budget_mb: int
+    blocked: Blocked
+
+    @property
+    def everywhere(self) -> _Request:
+        """The same, visiting every cell."""
+        return replace(self, policy=replace(self.policy, visit=1.0, max_items=None))
 
 
 def has_interests(postings: Postings) -> bool:
@@ -161,40 +165,45 @@ def _batch_users(postings: Postings, request: _Request) -> int:
 
 def _retrieve_batch(
     side: UserSide | ScoreSide | DenseSide, postings: Postings, histories: Histories, request: _Request
-) -> tuple[Candidates, Visits | None]:
+) -> Candidates:
     if isinstance(side, ScoreSide):
         assert isinstance(postings, ScorePostings)
-        return sum_lists(side, postings, histories, request.k, request.exclude_seen), None
+        return sum_lists(side, postings, histories, request.k, request.exclude_seen, request.blocked)
     if isinstance(side, DenseSide):
         assert isinstance(postings, EveryItem)
-        return best_of_all(side, postings, histories, request.k, request.exclude_seen), None
+        return best_of_all(side, postings, histories, request.k, request.exclude_seen, request.blocked)
     assert isinstance(postings, VectorPostings)
-    return _search_cells(side, postings, histories, request)
+    found = _search_cells(side, postings, histories, request)
+    if request.blocked is NOTHING or request == request.everywhere:
+        return found
+    short = np.flatnonzero((found.items < 0).any(axis=1) & ~found.visits.certified)
+    if len(short):
+        more = _search_cells(side, postings, histories.take(short).compact(), request.everywhere)
+        for name in vars(found):
+            getattr(found, name)[short] = getattr(more, name)
+    return found
 
 
-def _search_cells(
-    side: UserSide, postings: VectorPostings, histories: Histories, request: _Request
-) -> tuple[Candidates, Visits | None]:
+def _search_cells(side: UserSide, postings: VectorPostings, histories: Histories, request: _Request) -> Candidates:
     encoded = side.encode(histories)
     posterior = _checked_posterior(encoded.posterior, postings.cells)
     known = known_cells(postings, histories)
     if request.policy.select == "history":
-        of_history = replace(histories, values=postings.cell_of[histories.values])
+        of_history = replace(histories, values=postings.cells_of(histories.values))
         choice = choose_from_history(of_history, postings.cells, request.policy, request.k)
     else:
         choice = choose(posterior, known, request.policy, request.k)
-    visited = visited_cells(posterior, request.policy.visit if postings.cells > 1 else 1.0)
-    users = Users(side, encoded, histories if request.exclude_seen else None)
-    touched = None
+    visited = _visited(posterior, postings, request.policy)
+    users = Users(side, encoded, histories if request.exclude_seen else None, request.blocked)
     if request.policy.reach == "cell":
         if posterior.shape[1] != postings.cells:
             raise ConfigError("reach = 'cell', but the slots of this model own no cells; set reach = 'catalogue'")
         own = choice.explored | np.take_along_axis(visited, np.maximum(choice.codes, 0).astype(np.int64), axis=1)
         choice = replace(choice, codes=np.where(own, choice.codes, -1).astype(np.int32))
-        found, touched = search_within(users, postings, choice, request.k, request.policy)
+        found = search_within(users, postings, choice, request.k, request.policy)
     else:
         found = _search_catalogue(users, postings, choice, (visited, known), request)
-    return (found if posterior.shape[1] > 1 else _without_interests(found)), touched
+    return found if posterior.shape[1] > 1 else _without_interests(found)
 
 
 def _search_catalogue(
@@ -217,7 +226,8 @@ def _search_catalogue(
             items[rows, columns], scores[rows, columns] = best
     policy = request.policy
     added = log_chances(choice, policy)
-    return merge_interests(choice, items, scores, added, request.k, policy.merge == "quota")
+    merged = merge_interests(choice, items, scores, added, request.k, policy.merge == "quota")
+    return replace(merged, visits=visits_of(users.encoded.posterior, cells[0], postings.sizes))
 
 
 def _search(
@@ -230,10 +240,33 @@ def _search(
 ) -> TopK:
     """The best items of each query in the cells of its user; None is every cell."""
     k, budget = request.k, request.budget_mb
-    if cells is None:
-        return exact_topk(queries, postings.table, k, exclude=unwanted, budget_mb=budget)
-    rows = _as_rows(cells).take(users)
-    return cells_topk(queries, postings.table, postings.offsets, rows, k, exclude=unwanted, budget_mb=budget)
+    rows = None if cells is None else _as_rows(cells).take(users)
+
+    def search(part: VectorPostings, exclude: Histories | None, blocked: Blocked) -> TopK:
+        if rows is None:
+            return exact_topk(queries, part.table, k, exclude=exclude, blocked=blocked, budget_mb=budget)
+        return cells_topk(
+            queries, part.table, part.offsets, rows, k, exclude=exclude, blocked=blocked, budget_mb=budget
+        )
+
+    delta = postings.delta
+    best = search(postings, unwanted, union(request.blocked, postings.dead))
+    if delta is None or not len(delta.ids):
+        return best
+    found, scores = search(
+        delta.rows, None if unwanted is None else delta.local_rows(unwanted), delta.local_blocked(request.blocked)
+    )
+    named = np.where(found >= 0, delta.ids[np.maximum(found, 0)], -1).astype(np.int32)
+    return merge_topk(best, (named, scores))
+
+
+def visits_of(posterior: Floats, visited: NDArray[np.bool_], sizes: NDArray[np.int64]) -> Visits:
+    """What a search of the visited cells ``(users, cells)`` touches; it is certified if it leaves no item out."""
+    if len(sizes) == 1:  # codes are slots: all of their mass lies in the one cell
+        return Visits.complete(len(visited), 1, int(sizes.sum()))
+    left = np.where(visited, 0.0, posterior).sum(axis=1)
+    everything = ~(~visited & (sizes > 0)).any(axis=1)
+    return Visits(everything, visited.sum(axis=1), visited @ sizes, np.asarray(left, np.float32))
 
 
 def _without_interests(found: Candidates) -> Candidates:
@@ -255,21 +288,38 @@ def known_cells(postings: VectorPostings, histories: Histories) -> NDArray[np.bo
     """Cells that hold an item of the history, ``(users, cells)``."""
     known = np.zeros((len(histories), postings.cells), np.bool_)
     flat = histories.compact()
-    known[np.repeat(np.arange(len(flat)), flat.lengths), postings.cell_of[flat.values]] = True
+    known[np.repeat(np.arange(len(flat)), flat.lengths), postings.cells_of(flat.values)] = True
     return known
 
 
-def visited_cells(posterior: Floats, visit: float) -> NDArray[np.bool_]:
+def mass_before(posterior: Floats) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Cells in falling probability, and the mass of those before each, ``(users, cells)``."""
+    order = np.argsort(-posterior, axis=1, kind="stable")
+    mass = np.cumsum(np.take_along_axis(posterior, order, axis=1), axis=1, dtype=np.float64)
+    return order, np.hstack([np.zeros((len(posterior), 1)), mass[:, :-1]])
+
+
+def _visited(posterior: Floats, postings: VectorPostings, policy: Policy) -> NDArray[np.bool_]:
+    if postings.cells == 1:
+        return np.ones(posterior.shape, np.bool_)
+    return visited_cells(posterior, policy.visit, postings.sizes, policy.max_items)
+
+
+def visited_cells(
+    posterior: Floats, visit: float, sizes: NDArray[np.int64] | None = None, max_items: int | None = None
+) -> NDArray[np.bool_]:
     """The likeliest cells that together reach the posterior mass ``visit``, at least one, ``(users, cells)``.
 
-    A mass of 1 visits every cell, those of probability zero too.
+    A mass of 1 visits every cell, those of probability zero too. ``max_items`` stops before the cell, of ``sizes``
+    items, that would exceed it.
     """
-    if visit >= 1.0:
+    if visit >= 1.0 and max_items is None:
         return np.ones(posterior.shape, np.bool_)
-    order = np.argsort(-posterior, axis=1, kind="stable")
-    mass_before = np.cumsum(np.take_along_axis(posterior, order, axis=1), axis=1, dtype=np.float64)
-    mass_before = np.hstack([np.zeros((len(posterior), 1)), mass_before[:, :-1]])
-    chosen = mass_before < visit
+    order, before = mass_before(posterior)
+    chosen = (before < visit) | (visit >= 1.0)
+    if max_items is not None:
+        assert sizes is not None
+        chosen &= np.cumsum(sizes[order], axis=1) <= max_items
     chosen[:, 0] = True
     visited = np.zeros(posterior.shape, np.bool_)
     np.put_along_axis(visited, order, chosen, axis=1)

@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 
 from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError, UserError
+from tesserec.index.calibration import Calibration
 from tesserec.index.catalogue import Catalogue
 from tesserec.index.contract import Candidates, Floats, Merge, Policy, Select, Shares, UserSide
 from tesserec.index.diversify import diverse, item_categories
+from tesserec.index.filters import NOTHING, Filter
 from tesserec.index.names import name_interests
 from tesserec.index.postings import Postings, ScorePostings, VectorPostings
 from tesserec.index.search import Progress, check_fit, has_interests, known_cells, retrieve
 from tesserec.index.topk import ItemVectors, exact_topk, item_vectors
 from tesserec.index.user_side import DenseSide, ScoreSide
-from tesserec.index.within import Visits
 
 
 class Searcher:
@@ -46,6 +47,8 @@ class Searcher:
         them when they are first asked for.
     facts
         What is known about the model (name, seed, dataset fingerprint, ...).
+    calibration
+        How much posterior mass finds which share of the exact answer.
 
     Raises
     ------
@@ -61,12 +64,14 @@ class Searcher:
         policy: Policy,
         names: pl.DataFrame | None = None,
         facts: dict[str, Any] | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         if postings.size != len(catalogue):
             raise ConfigError(f"the postings hold {postings.size} items, the catalogue {len(catalogue)}")
         check_fit(side, postings)
         self.catalogue, self.side, self.postings, self.policy = catalogue, side, postings, policy
         self.facts = dict(facts or {})
+        self.calibration = calibration
         self._given_names = names
 
     @cached_property
@@ -131,6 +136,9 @@ class Searcher:
         select: Select | None = None,
         shares: Shares | None = None,
         exclude_seen: bool | None = None,
+        recall: float | None = None,
+        max_items: int | None = None,
+        only: Filter | None = None,
         diversity: float = 0.0,
         diversify_by: str | None = None,
     ) -> pl.DataFrame:
@@ -140,8 +148,10 @@ class Searcher:
 
         Parameters
         ----------
-        explore, visit, interests, merge, select, shares
+        explore, visit, interests, merge, select, shares, recall, max_items
             See :class:`tesserec.index.contract.Policy`.
+        only
+            What the answer may hold.
         diversity
             Score that each pair of candidates of different interests is worth; above 0, a longer list is re-ranked by
             :func:`tesserec.index.diversify.diversify`, and scores need not fall with rank.
@@ -163,12 +173,12 @@ class Searcher:
             If k or a setting is out of range, or does not go with this model.
         """
         given: dict[str, Any] = {"explore": explore, "visit": visit, "interests": interests}
-        given |= {"merge": merge, "select": select, "shares": shares}
+        given |= {"merge": merge, "select": select, "shares": shares, "recall": recall, "max_items": max_items}
         policy = replace(self.policy, **{name: value for name, value in given.items() if value is not None})
         if diversify_by is not None and not diversity:
             raise ConfigError(f"diversify_by = {diversify_by!r} with diversity = 0 changes nothing; set diversity too")
         encoded, _ = self.encode(histories)
-        ranked = partial(self.retrieve, policy=policy, exclude_seen=exclude_seen)
+        ranked = partial(self.retrieve, policy=policy, exclude_seen=exclude_seen, only=only)
         if not diversity:
             return self._table(ranked(encoded, k))
         categories = None if diversify_by is None else item_categories(self.catalogue, diversify_by)
@@ -183,20 +193,35 @@ class Searcher:
         *,
         budget_mb: int = 256,
         progress: Progress | None = None,
-        visits: Visits | None = None,
+        only: Filter | None = None,
     ) -> Candidates:
-        """Candidates by item index, as :func:`tesserec.index.search.retrieve`."""
+        """Candidates by item index, as :func:`tesserec.index.search.retrieve`; ``only`` says what they may hold."""
+        policy = self.policy if policy is None else policy
+        if policy.recall is not None:
+            policy = replace(policy, visit=self.mass_for(policy.recall), recall=None)
         return retrieve(
             self.side,
             self.postings,
             histories,
             k,
-            self.policy if policy is None else policy,
+            policy,
             exclude_seen=self.catalogue.exclude_seen if exclude_seen is None else exclude_seen,
             budget_mb=budget_mb,
             progress=progress,
-            visits=visits,
+            blocked=NOTHING if only is None else only.resolve(self.catalogue.table),
         )
+
+    def mass_for(self, recall: float) -> float:
+        """Posterior mass that finds a share of the exact answers, as measured when the model was calibrated.
+
+        Raises
+        ------
+        ConfigError
+            If the model has not been calibrated.
+        """
+        if self.calibration is None:
+            raise ConfigError(f"recall = {recall}, but this model was never calibrated; index it again, or set visit")
+        return self.calibration.mass_for(recall)
 
     def _table(self, candidates: Candidates) -> pl.DataFrame:
         users, ranks = np.nonzero(candidates.items >= 0)

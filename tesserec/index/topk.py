@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError
+from tesserec.index.filters import NOTHING, Blocked, is_blocked
 from tesserec.index.kernels import (
     contains,
     empty_rows,
@@ -65,6 +66,8 @@ class ItemVectors(NamedTuple):
 def item_vectors(vectors: Floats, items: Items | None = None) -> ItemVectors:
     """Check vectors for search; ``items`` is the item of each, by default its position.
 
+    Reads every vector; what a file says of its own vectors makes an :class:`ItemVectors` without.
+
     Raises
     ------
     DataError
@@ -81,6 +84,7 @@ def exact_topk(
     k: int,
     *,
     exclude: Histories | None = None,
+    blocked: Blocked = NOTHING,
     budget_mb: int = 256,
 ) -> TopK:
     """The ``k`` vectors with the largest dot product of each query.
@@ -94,6 +98,8 @@ def exact_topk(
         better given as :func:`item_vectors`.
     exclude
         One set of item indices a row that must not be returned.
+    blocked
+        Items that no row must be given.
     budget_mb
         Working memory besides inputs and answer, in MiB.
 
@@ -110,7 +116,7 @@ def exact_topk(
         If k or the budget is below one.
     """
     table = vectors if isinstance(vectors, ItemVectors) else item_vectors(vectors)
-    search = _Search(queries, table, k, exclude)
+    search = _Search(queries, table, k, exclude, blocked)
     return _matrix_topk(search, *tile_shape(search.capacity, budget_mb))
 
 
@@ -144,6 +150,7 @@ def cells_topk(
     k: int,
     *,
     exclude: Histories | None = None,
+    blocked: Blocked = NOTHING,
     budget_mb: int = 256,
 ) -> TopK:
     """As :func:`exact_topk`, where each row sees only the vectors of its own cells.
@@ -155,7 +162,7 @@ def cells_topk(
     cells
         The cells of each row, each named once.
     """
-    search = _Search(queries, vectors, k, exclude)
+    search = _Search(queries, vectors, k, exclude, blocked)
     tile_rows, _ = tile_shape(search.capacity, budget_mb)
     for start in range(0, len(queries), tile_rows):
         rows = search.rows(start, start + tile_rows)
@@ -164,6 +171,13 @@ def cells_topk(
         in_threads(len(visits), partial(_visit, *arrays, rows))
         search.finish(start, rows)
     return search.answer
+
+
+def merge_topk(one: TopK, other: TopK) -> TopK:
+    """The best of two answers ``(rows, k)`` to the same queries over different items."""
+    items, scores = np.hstack([one[0], other[0]]), np.hstack([one[1], other[1]])
+    order = np.lexsort((np.where(items < 0, np.iinfo(np.int32).max, items), -scores))[:, : one[0].shape[1]]
+    return np.take_along_axis(items, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
 class _Rows(NamedTuple):
@@ -179,6 +193,7 @@ class _Rows(NamedTuple):
     seen: Items
     seen_from: Ints
     seen_to: Ints
+    blocked: Blocked
     margins: Floats
     thresholds: Floats
     counts: Ints
@@ -189,10 +204,13 @@ class _Rows(NamedTuple):
 class _Search:
     """Checked inputs, and the answer that blocks of rows fill."""
 
-    def __init__(self, queries: Floats, table: ItemVectors, k: int, exclude: Histories | None) -> None:
+    def __init__(
+        self, queries: Floats, table: ItemVectors, k: int, exclude: Histories | None, blocked: Blocked
+    ) -> None:
         if k < 1:
             raise ConfigError(f"k = {k}; ask for at least one candidate")
         self.queries, self.table, self.exclude = frozen(queries), table, exclude
+        self.blocked = Blocked(frozen(blocked.listed), frozen(blocked.bits))
         self.found = min(k, len(table.vectors))
         self.capacity = self.found + max(self.found, 64)
         self.margins = margins(self.queries, table.longest)
@@ -211,6 +229,7 @@ class _Search:
             unwanted.values,
             unwanted.starts,
             unwanted.stops,
+            self.blocked,
             self.margins[part],
             np.full(n, -np.inf, np.float32),
             np.zeros(n, np.int64),
@@ -315,6 +334,11 @@ def _any_from(scores: Floats, threshold: float) -> bool:
 
 
 @kernel
+def _unwanted(r: _Rows, row: int, item: int) -> bool:
+    return contains(r.seen, r.seen_from[row], r.seen_to[row], item) or is_blocked(r.blocked, item)
+
+
+@kernel
 def _absorb(tile: Floats, first: int, r: _Rows, begin: int, end: int) -> None:
     """Add a tile of fast scores ``(rows, items from first on)`` to the running candidates."""
     for row in range(begin, end):
@@ -325,7 +349,7 @@ def _absorb(tile: Floats, first: int, r: _Rows, begin: int, end: int) -> None:
             if not _any_from(scores[chunk:stop], threshold):
                 continue
             for i in range(chunk, stop):
-                if scores[i] < threshold or contains(r.seen, r.seen_from[row], r.seen_to[row], r.items[first + i]):
+                if scores[i] < threshold or _unwanted(r, row, r.items[first + i]):
                     continue
                 r.keys[row, n] = key_of(scores[i], first + i)
                 n += 1
@@ -343,7 +367,7 @@ def _visit(cells: Items, cells_from: Ints, cells_to: Ints, offsets: Ints, r: _Ro
         for visit in range(cells_from[row], cells_to[row]):
             for i in range(offsets[cells[visit]], offsets[cells[visit] + 1]):
                 score = fast_dot(query, r.vectors[i])
-                if score < threshold or contains(r.seen, r.seen_from[row], r.seen_to[row], r.items[i]):
+                if score < threshold or _unwanted(r, row, r.items[i]):
                     continue
                 r.keys[row, n] = key_of(score, i)
                 n += 1

@@ -86,7 +86,7 @@ def test_files_that_do_not_fit_are_named(vectors, tmp_path, file, content):
     VectorPostings.build(vectors, np.zeros(5, int), 1).save(tmp_path)
     np.save(tmp_path / f"{file}.npy", content)
     with pytest.raises(ArtefactError, match=f"{file}.npy"):
-        open_postings(tmp_path)
+        open_postings(tmp_path).verify()
 
 
 def test_missing_torn_and_foreign_files_are_named(vectors, tmp_path):
