@@ -10,12 +10,14 @@ from typing import Any
 import msgspec
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from tesserec.errors import DataError
 from tesserec.index.contract import Candidates, Policy
-from tesserec.index.postings import VectorPostings
+from tesserec.index.filters import Filter
 from tesserec.serving.schemas import (
     Candidate,
+    FilterSettings,
     Interest,
     Interests,
     Neighbour,
@@ -29,10 +31,11 @@ from tesserec.serving.swap import Served
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of each of some users: the length of the list, the policy, and whether seen items are left out."""
+    """What is asked for each user: length of the list, policy, filter, and whether seen items are left out."""
 
     k: int
     policy: PolicySettings | None
+    filter: FilterSettings | None
     exclude_seen: bool | None
 
 
@@ -50,10 +53,11 @@ def recommend(served: Served, histories: Sequence[Sequence[Any]], question: Ques
     histories = [_to_ids(served, history) for history in histories]
     encoded, unknown = searcher.encode(histories)
     policy = policy_of(searcher.policy, question.policy)
-    found = searcher.retrieve(encoded, question.k, policy, question.exclude_seen)
+    only = None if question.filter is None else _filter(served, question.filter)
+    found = searcher.retrieve(encoded, question.k, policy, question.exclude_seen, only=only)
     missing = set(unknown)
     return [
-        _recommended(served, found, row, policy, [item for item in history if item in missing] if missing else [])
+        _recommended(served, found, row, [item for item in history if item in missing] if missing else [])
         for row, history in enumerate(histories)
     ]
 
@@ -65,7 +69,19 @@ def policy_of(own: Policy, given: PolicySettings | None) -> Policy:
     return replace(own, **{name: value for name, value in msgspec.structs.asdict(given).items() if value is not None})
 
 
-def _recommended(served: Served, found: Candidates, row: int, policy: Policy, unknown: list[Any]) -> Recommended:
+def _filter(served: Served, given: FilterSettings) -> Filter:
+    """A filter by index; ids that the catalogue does not hold allow and deny nothing."""
+
+    def indices(items: Sequence[Any] | None) -> NDArray[np.int32] | None:
+        if items is None:
+            return None
+        found = served.searcher.catalogue.items.encode(_to_ids(served, items))
+        return found[found >= 0]
+
+    return Filter(indices(given.allow), indices(given.deny), given.where)
+
+
+def _recommended(served: Served, found: Candidates, row: int, unknown: list[Any]) -> Recommended:
     n = int(np.count_nonzero(found.items[row] >= 0))
     items = from_ids(served.searcher.catalogue.items.values.gather(found.items[row, :n]))
     codes = found.interests[row, :n].tolist()
@@ -77,15 +93,16 @@ def _recommended(served: Served, found: Candidates, row: int, policy: Policy, un
     ]
     brought = sorted({(-chance, code) for code, chance in zip(codes, chances, strict=True) if code >= 0})
     interests = [Interest(code, _name(served, code), -chance) for chance, code in brought]
-    return Recommended(candidates, interests, _certified(served, policy), unknown)
-
-
-def _certified(served: Served, policy: Policy) -> bool:
-    """Whether a search by this policy reaches every item that could be in the list."""
-    postings = served.searcher.postings
-    if policy.visit < 1.0:
-        return False
-    return policy.reach == "catalogue" or not isinstance(postings, VectorPostings) or policy.interests >= postings.cells
+    visits = found.visits
+    return Recommended(
+        candidates,
+        interests,
+        bool(visits.certified[row]),
+        int(visits.cells[row]),
+        int(visits.items[row]),
+        float(visits.mass_left[row]),
+        unknown,
+    )
 
 
 def _name(served: Served, code: int) -> str:

@@ -22,6 +22,8 @@ UserId = Annotated[str, Meta(min_length=1, max_length=256)]
 History = Annotated[
     list[ItemId], Meta(min_length=1, max_length=MOST_EVENTS, description="Item ids, the oldest event first.")
 ]
+Listed = Annotated[list[ItemId], Meta(max_length=MOST_EVENTS)]
+Value = Annotated[str, Meta(max_length=512)] | int | float | bool
 K = Annotated[int, Meta(ge=1, le=MOST_CANDIDATES, description="How many candidates at most.")]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
@@ -39,6 +41,16 @@ class PolicySettings(Strict, frozen=True):
     visit: Share | None = None
     select: Literal["posterior", "history"] | None = None
     shares: Literal["posterior", "equal"] | None = None
+    recall: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    max_items: Annotated[int, Meta(ge=1, le=1 << 31)] | None = None
+
+
+class FilterSettings(Strict, frozen=True):
+    """What the list may hold: items that are allowed, none that is denied, and columns with given values."""
+
+    allow: Listed | None = None
+    deny: Listed | None = None
+    where: Annotated[dict[str, Value | Annotated[list[Value], Meta(max_length=256)]], Meta(max_length=16)] | None = None
 
 
 class RecommendRequest(Strict, frozen=True):
@@ -48,6 +60,7 @@ class RecommendRequest(Strict, frozen=True):
     user: UserId | None = None
     k: K = 20
     policy: PolicySettings | None = None
+    filter: FilterSettings | None = None
     exclude_seen: bool | None = None
 
 
@@ -57,6 +70,7 @@ class BatchRequest(Strict, frozen=True):
     histories: Annotated[list[History], Meta(min_length=1, max_length=MOST_USERS)]
     k: K = 20
     policy: PolicySettings | None = None
+    filter: FilterSettings | None = None
     exclude_seen: bool | None = None
 
 
@@ -126,13 +140,17 @@ class Answer(Struct, frozen=True):
 class Recommended(Struct, frozen=True):
     """The candidates of one user.
 
-    ``certified``: no item of the catalogue that was left unvisited could change the list. ``unknown`` are ids of the
-    history that the catalogue does not hold.
+    ``certified``: no item that was left unvisited could change the list. ``cells`` and ``items`` are what the search
+    visited, ``mass_left`` the posterior probability of the cells that it did not. ``unknown`` are ids of the history
+    that the catalogue does not hold.
     """
 
     candidates: list[Candidate]
     interests: list[Interest]
     certified: bool
+    cells: int
+    items: int
+    mass_left: float
     unknown: list[ItemId]
 
 

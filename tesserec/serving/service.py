@@ -92,7 +92,7 @@ class Service:
 
     async def recommend(self, asked: schemas.RecommendRequest) -> schemas.Recommendation:
         """Candidates of one user."""
-        question = Question(asked.k, asked.policy, asked.exclude_seen)
+        question = Question(asked.k, asked.policy, asked.filter, asked.exclude_seen)
         served, name = self.served, uuid.uuid4().hex
 
         def answer() -> schemas.Recommendation:
@@ -106,7 +106,7 @@ class Service:
 
     async def recommend_batch(self, asked: schemas.BatchRequest) -> schemas.Recommendations:
         """Candidates of several users."""
-        question = Question(asked.k, asked.policy, asked.exclude_seen)
+        question = Question(asked.k, asked.policy, asked.filter, asked.exclude_seen)
         served, name = self.served, uuid.uuid4().hex
 
         def answer() -> schemas.Recommendations:

@@ -141,6 +141,7 @@ def open_checked(root: Path) -> Served:
     bundle = Bundle.open(root)
     if bundle.path.is_symlink():
         raise ArtefactError(f"{bundle.path} is a link; links are refused, copy the generation into {root}")
+    bundle.verify()
     searcher = bundle.searcher
     names = [] if searcher.names is None else searcher.names["name"].to_list()
     # Compiles the kernels, builds what is built at first use, and touches the mapped files.

@@ -41,6 +41,28 @@ def test_a_part_of_the_posterior_is_not_certified(client):
     assert client.post(ASK, {"history": ["i1"], "policy": {"visit": 0.3}}).json()["certified"] is False
 
 
+def test_filters_hold_inside_the_search(client):
+    free = client.post(ASK, {"history": ["i1"], "k": 5}).json()["candidates"]
+    first = free[0]["item"]
+    denied = client.post(ASK, {"history": ["i1"], "k": 5, "filter": {"deny": [first, "gone"]}}).json()["candidates"]
+    assert [one["item"] for one in denied[:2]] == [one["item"] for one in free[1:3]]
+    assert len(denied) == 5
+    some = {"history": ["i1"], "k": 5, "filter": {"allow": ["i7", "i8", "i9"], "where": {"title": ["T8", "T9"]}}}
+    answer = client.post(ASK, some).json()
+    assert {one["item"] for one in answer["candidates"]} == {"i8", "i9"}
+    assert client.post(ASK, {"history": ["i1"], "filter": {"where": {"colour": "red"}}}).status_code == 422
+    assert client.post(ASK, {"history": ["i1"], "filter": {"where": {"title": 3}}}).status_code == 422
+
+
+def test_the_budget_of_a_request(client):
+    whole = client.post(ASK, {"history": ["i1"], "k": 3}).json()
+    assert (whole["certified"], whole["mass_left"]) == (True, pytest.approx(0.0, abs=1e-5))
+    little = client.post(ASK, {"history": ["i1"], "k": 3, "policy": {"max_items": 1}}).json()
+    assert little["items"] < whole["items"]
+    assert little["mass_left"] > 0
+    assert client.post(ASK, {"history": ["i1"], "policy": {"recall": 0.9}}).status_code == 422  # not calibrated
+
+
 def test_a_batch_is_its_parts(client):
     histories = [["i1"], ["i2", "i3", "nobody"], ["i9"] * 3]
     batch = client.post("/v1/recommend/batch", {"histories": histories, "k": 7}).json()
