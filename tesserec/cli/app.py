@@ -8,7 +8,7 @@ import typer
 
 from tesserec import __version__
 from tesserec.cli.ablate import ablate
-from tesserec.cli.bundles import index, interests, recommend
+from tesserec.cli.bundles import index, interests, recommend, rollback
 from tesserec.cli.demo import demo
 from tesserec.cli.info import info, recipe
 from tesserec.cli.measuring import compare, evaluate
@@ -58,6 +58,7 @@ for command in (
     recommend,
     interests,
     update,
+    rollback,
     serve,
     info,
     recipe,

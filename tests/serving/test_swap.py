@@ -13,6 +13,7 @@ from tesserec.index.searcher import Searcher
 from tesserec.index.user_side import ConstantSide
 from tesserec.serving import swap
 from tesserec.serving.swap import Generations, open_checked
+from tests.cli.conftest import run_cli
 from tests.index.test_bundle import FACTS, damage, publish_network, publish_popularity
 from tests.index.world import catalogue
 from tests.serving.conftest import AUTHORISED, client_of, wait_for
@@ -98,6 +99,24 @@ def test_a_first_generation_that_is_damaged_leaves_the_service_unready(root):
         assert client.get("/v1/version").json()["served"] is None
         publish_popularity(root)
         wait_for(lambda: client.get("/readyz").status_code == 200)
+
+
+def test_a_rollback_is_taken_up_and_the_next_generation_has_a_new_number(root):
+    for first in range(3):
+        publish_popularity(root, first=first)
+    with client_of(root) as client:
+        for options, number in (([], 2), ([], 1), (["--to", 3], 3), (["--to", 2], 2)):
+            run_cli("rollback", root, *options)
+            wait_for(lambda number=number: served(client) == number)
+            answer = client.post(ASK, {"history": ["i5"], "k": 1}).json()
+            assert answer["candidates"][0]["item"] == f"i{number - 1}"
+        run_cli("rollback", root)
+        assert "nothing to go back to" in run_cli("rollback", root, code=2)
+        assert "generation-000009 is missing" in run_cli("rollback", root, "--to", 9, code=2)
+        damage(root / "generation-000003" / "postings" / "scores.npy", "flip")
+        assert "scores.npy" in run_cli("rollback", root, "--to", 3, code=2)
+        assert publish_popularity(root, first=4).name == "generation-000004"
+        wait_for(lambda: served(client) == 4)
 
 
 def test_a_generation_that_is_a_link_is_refused(root, tmp_path):
