@@ -57,39 +57,30 @@ class AllToAllConfig(WarmConfig):
     pairs
         Negatives of the pool that are scored with every token of a step.
     warmup_epochs
-        Epochs as a plain two-tower, before tokens and the scorer are trained.
-    relu_from
-        Share of the epochs after the warm-up after which ``ReLU(s + b)`` takes the place of ``softplus(s + b)``; only
-        epochs with the ReLU, which is what serves, can be the best.
+        Epochs at most as a plain two-tower, before tokens and the scorer are trained.
     """
 
     tokens: TokensConfig = TokensConfig()
     weights: CrossWeights = CrossWeights()
     hidden: int = Field(64, ge=1)
     pairs: int = Field(256, ge=1)
-    relu_from: float = Field(0.5, ge=0, lt=1)
-
-    @property
-    def first_sharp(self) -> int:
-        """The first epoch, from 0, that trains with ReLU."""
-        return self.warmup_epochs + int(self.relu_from * (self.training.epochs - self.warmup_epochs))
 
 
 class CrossNetwork(Network):
-    """Encoder, tokenizer and cross scorer: ``y = sum_k ReLU(E(t_k, i) + b)``."""
+    """Encoder, tokenizer and cross scorer: ``y = sum_k w_k ReLU(E(t_k, i) + b)``."""
 
     warm: Tensor
-    sharp: Tensor
 
     def __init__(self, items: int, config: Any, features: ItemFeatures | None) -> None:
         super().__init__(items, config, features)
         self.tokenizer = build_tokenizer(config.tokens, config.encoder)
-        scale = 1 / (config.tokens.count * config.temperature)
+        scale, count = 1 / config.temperature, config.tokens.count
         self.scorer = CrossScorer(config.encoder.dim, config.hidden, scale)
         # The smallest b at which no cosine is cut off: the scorer starts as a two-tower and learns where to cut.
         self.bias = torch.nn.Parameter(torch.tensor(scale))
+        worth = [1.0] + [0.1] * (count - 1) if config.tokens.kind == "items" else [1 / count] * count
+        self.shares = torch.nn.Parameter(torch.tensor(worth).expm1().log())
         self.register_buffer("warm", torch.tensor(False))
-        self.register_buffer("sharp", torch.tensor(False))
 
     def tokens(self, vectors: Tensor, states: Tensor) -> Tensor:
         """Tokens after every event, ``(batch, length, tokens, dim)``."""
@@ -101,15 +92,19 @@ class CrossNetwork(Network):
         tokens = self.tokens(vectors, self.states(vectors))
         return last_valid(tokens.flatten(2), lengths).view(len(tokens), *tokens.shape[2:])
 
+    @property
+    def token_weights(self) -> Tensor:
+        """What the place of a token is worth, positive, ``(tokens,)``."""
+        return F.softplus(self.shares)
+
     def values(self, scores: Tensor) -> Tensor:
-        """What a token and an item are worth to each other: ReLU(s + b), or softplus until mid-training."""
-        scores = scores + self.bias
-        return F.relu(scores) if self.sharp or not self.training else F.softplus(scores)
+        """What a token and an item are worth to each other, ReLU(s + b)."""
+        return F.relu(scores + self.bias)
 
     def score(self, tokens: Tensor, items: Tensor) -> Tensor:
         """``y`` of users' tokens ``(users, tokens, dim)`` with items ``(items, dim)``, ``(users, items)``."""
         values = self.values(self.scorer(tokens.flatten(0, 1), items))
-        return values.view(*tokens.shape[:2], -1).sum(1)
+        return torch.einsum("uki,k->ui", values.view(*tokens.shape[:2], -1), self.token_weights)
 
     def losses(self, batch: TensorBatch, progress: float) -> dict[str, Tensor]:
         """``cross`` and ``single``, see :class:`CrossWeights`; in the warm-up the latter alone."""
@@ -132,19 +127,14 @@ class CrossNetwork(Network):
         return tokens, {}
 
     def _cross(self, tokens: Tensor, positives: Tensor, negatives: Tensor, batch: TensorBatch) -> Tensor:
-        positive = self.values(self.scorer.own(tokens, positives[:, None])).sum(1)
+        positive = self.values(self.scorer.own(tokens, positives[:, None])) @ self.token_weights
         same = batch.wanted[:, None] == batch.negatives[: len(negatives)]
         return softmax_of_scores(positive, self.score(tokens, negatives), batch.log_q[: len(negatives)], same)
 
-    def end_epoch(self, epoch: int, seed: int) -> dict[str, Any]:
-        """End the warm-up, and replace softplus by ReLU, when the time has come."""
-        self.warm.fill_(epoch + 1 >= self.config.warmup_epochs)
-        self.sharp.fill_(epoch + 1 >= self.config.first_sharp)
+    def start(self, epoch: int, seed: int) -> dict[str, Any]:
+        """From now on the scorer ranks."""
+        self.warm.fill_(True)
         return {}
-
-    def complete(self, epoch: int) -> bool:
-        """True from the first epoch that trained as it serves: with the scorer and with ReLU."""
-        return epoch >= int(self.config.first_sharp)
 
 
 class HistoryVectors:
@@ -187,7 +177,9 @@ class AllToAll(NeuralRetriever):
     Notes
     -----
     Ours: training at every position of a history; a warm-up as a two-tower, whose softmax stays beside the scorer's;
-    the scorer of :class:`~tesserec.nn.cross.CrossScorer`; one learned b; softplus in the first half of what follows.
+    the scorer of :class:`~tesserec.nn.cross.CrossScorer`; one learned b, at first so large that no pair is cut off; a
+    learned weight for the place of a token, positive, which is the same for all users and so serves as a weight of the
+    list that is read.
     """
 
     name = "all-to-all"

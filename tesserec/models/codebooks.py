@@ -17,7 +17,8 @@ class WarmConfig(NeuralConfig):
     Attributes
     ----------
     warmup_epochs
-        Epochs as a plain single-vector model, before what the method adds is started.
+        Epochs as a plain single-vector model, before what the method adds is started; it is started sooner, from the
+        best of them, once ``training.patience`` epochs were no better.
     """
 
     warmup_epochs: int = Field(10, ge=1)
@@ -47,10 +48,6 @@ class InterestNetwork(Network):
     def item_vectors(self) -> Tensor:
         """Item vectors followed by a 1, ``(items, width)``."""
         return F.pad(super().item_vectors(), (0, 1), value=1.0)
-
-    def complete(self, epoch: int) -> bool:
-        """True from the first epoch that trained with the codebook."""
-        return epoch >= int(self.config.warmup_epochs)
 
 
 def check_codes(codes: int, items: int) -> None:

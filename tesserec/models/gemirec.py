@@ -223,17 +223,18 @@ class GemiRecNetwork(InterestNetwork):
         return (self.dictionary.codes, self.config.codebook.codes) if self.dictionary.started else None
 
     @torch.no_grad()
-    def end_epoch(self, epoch: int, seed: int) -> dict[str, Any]:
-        """Start the dictionary when the warm-up is over, later maintain it; reports health, version and churn."""
+    def start(self, epoch: int, seed: int) -> dict[str, Any]:
+        """The dictionary's first version, by k-means."""
         z = self.items.all()
-        after = epoch + 1 - self.config.warmup_epochs
-        if after < 0:
-            return {}
-        figures: dict[str, Any] = {}
-        if after == 0:
-            self.dictionary.start(z, seed)
-        elif after % self.config.reassign_every == 0:
-            figures = self.dictionary.maintain(z, epoch, seed)
+        self.dictionary.start(z, seed)
+        self._measure_cells(z)
+        return {}
+
+    @torch.no_grad()
+    def end_epoch(self, epoch: int, seed: int) -> dict[str, Any]:
+        """Maintain the dictionary; reports health, version and churn."""
+        z, due = self.items.all(), (epoch + 1) % self.config.reassign_every == 0
+        figures = self.dictionary.maintain(z, epoch, seed) if due else {}
         self._measure_cells(z)
         return figures
 

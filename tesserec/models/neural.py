@@ -140,13 +140,18 @@ class Network(nn.Module):
         """Codes of every item by level, ``(items, levels)``, and the codes of a level; None where items have none."""
         return None
 
-    def end_epoch(self, epoch: int, seed: int) -> dict[str, Any]:
-        """Upkeep between epochs and its figures for the log."""
+    @property
+    def warmup_epochs(self) -> int:
+        """Epochs at most before :meth:`start`; 0 for a network that is trained as a whole."""
+        return int(getattr(self.config, "warmup_epochs", 0))
+
+    def start(self, epoch: int, seed: int) -> dict[str, Any]:
+        """Start what the method adds to its warm-up, such as a codebook; returns figures for the log."""
         return {}
 
-    def complete(self, epoch: int) -> bool:
-        """False while a warm-up trains only a part of the network."""
-        return True
+    def end_epoch(self, epoch: int, seed: int) -> dict[str, Any]:
+        """Upkeep after every epoch but those of a warm-up, and its figures for the log."""
+        return {}
 
     def welcome(self, new: Tensor) -> None:
         """Give codes to items ``(new,)`` that came after training; the codebook and the codes of others stay."""
@@ -248,8 +253,8 @@ class NeuralRetriever(Retriever):
     ) -> Self:
         """Train on from the weights at hand for some epochs more, at the end of the learning rate's fall.
 
-        The codebook is neither started again nor re-assigned as a whole; its codes move by their own loss alone, so
-        they keep their identity. The result is no worse on ``dataset.valid`` than the start.
+        The codebook is not started again: its codes go on from where they are, so they keep their identity. The result
+        is no worse on ``dataset.valid`` than the start.
 
         Raises
         ------
@@ -377,6 +382,15 @@ class FitTask:
         """See :class:`tesserec.training.loop.Task`."""
         return self.network.losses(TensorBatch(batch, self.log_q), progress)
 
+    @property
+    def warmup_epochs(self) -> int:
+        """See :class:`tesserec.training.loop.Task`."""
+        return self.network.warmup_epochs
+
+    def start(self, epoch: int) -> dict[str, Any]:
+        """See :class:`tesserec.training.loop.Task`."""
+        return self.network.start(epoch, self.seed)
+
     def end_epoch(self, epoch: int) -> dict[str, Any]:
         """See :class:`tesserec.training.loop.Task`."""
         return self.network.end_epoch(epoch, self.seed)
@@ -385,10 +399,6 @@ class FitTask:
         """Recall on the validation users, by the search that serves."""
         self.model.__dict__.pop("searcher", None)
         return {f"valid/recall@{self.k}": self._recall(self.model.searcher)}
-
-    def complete(self, epoch: int) -> bool:
-        """See :class:`tesserec.training.loop.Task`."""
-        return self.network.complete(epoch)
 
     def refuse_if_below_popularity(self, best: float) -> None:
         """Raise if the best epoch's recall is not above the popularity baseline's on the same users."""

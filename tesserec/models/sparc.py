@@ -178,13 +178,8 @@ class SparcNetwork(InterestNetwork):
 
     @torch.no_grad()
     def end_epoch(self, epoch: int, seed: int) -> dict[str, Any]:
-        """Start the codebook when the warm-up is over, later restart dead codes; reports health by level."""
-        z = self.items.all()
-        if epoch + 1 == self.config.warmup_epochs:
-            self._start(z, seed)
-        if not self.quantiser.started:
-            return {}
-        figures = upkeep(self.quantiser, z, epoch, seed)
+        """Restart dead codes; reports health by level."""
+        figures = upkeep(self.quantiser, self.items.all(), epoch, seed)
         self._measure_cells()
         return figures
 
@@ -199,14 +194,16 @@ class SparcNetwork(InterestNetwork):
             self._measure_cells()
 
     @torch.no_grad()
-    def _start(self, z: Tensor, seed: int) -> None:
+    def start(self, epoch: int, seed: int) -> dict[str, Any]:
         """k-means on items; a free posterior starts from the share of items in each cell."""
+        z = self.items.all()
         self.quantiser.start(z, seed)
         if self.config.coupling == "frozen":
             self.quantiser.freeze()
         if self.config.posterior == "free":
             share = torch.bincount(self.quantiser.assign(z)[:, 0], minlength=self.codes) / len(z)
             self.posterior.codes.bias.copy_(torch.log(share + 1e-6))
+        return self.end_epoch(epoch, seed)
 
 
 class _Step:

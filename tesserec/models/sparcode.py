@@ -135,7 +135,7 @@ class SparCodeNetwork(CrossNetwork):
     def weigh(self, vectors: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Lists to read, int64 ``(batch, tokens)``, and their weights, all 1, after histories of item vectors."""
         lists = self.list_of[self.tuples(self.last_tokens(vectors, lengths))].long()
-        return lists, torch.ones_like(lists, dtype=torch.float32)
+        return lists, self.token_weights.expand_as(lists)
 
     @torch.no_grad()
     def list_tuples(self, numbers: Tensor) -> None:
@@ -197,10 +197,11 @@ class SparCodeTask(FitTask):
 
     def end_epoch(self, epoch: int) -> dict[str, Any]:
         """See :class:`tesserec.training.loop.Task`."""
-        figures = super().end_epoch(epoch)
-        if not self.model.network.warm:
-            return figures
-        return figures | self.model.network.quantise(self.model.tokens(self.sample), epoch, self.seed)
+        return self.model.network.quantise(self.model.tokens(self.sample), epoch, self.seed)
+
+    def start(self, epoch: int) -> dict[str, Any]:
+        """See :class:`tesserec.training.loop.Task`."""
+        return super().start(epoch) | self.end_epoch(epoch)
 
     def validate(self) -> dict[str, float]:
         """Recall on the validation users, by lists of their tuples alone."""

@@ -16,6 +16,9 @@ from torch.nn import functional as F
 CHUNK_UNITS = 262_144
 """Hidden units that are alive at a time, 1 MiB: half or less of a core's second-level cache."""
 
+CHUNK_UNITS_CUDA = 67_108_864
+"""The same on a GPU, 256 MiB: a launch costs more there than the cache saves."""
+
 
 class _Hidden(torch.autograd.Function):
     """``out[r, p] = sum_h weight[h] * relu(left[r, h] + right[p, h])``, the hidden units computed again going back."""
@@ -41,8 +44,9 @@ class _Hidden(torch.autograd.Function):
 
 def _chunks(left: Tensor, right: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
     """Sums of both sides ``(rows, columns, hidden)``, chunk by chunk."""
-    width = min(len(right), max(1, CHUNK_UNITS // (8 * left.shape[1])))
-    height = max(1, CHUNK_UNITS // (width * left.shape[1]))
+    chunk = CHUNK_UNITS_CUDA if left.is_cuda else CHUNK_UNITS
+    width = min(len(right), max(1, chunk // (8 * left.shape[1])))
+    height = max(1, chunk // (width * left.shape[1]))
     for top in range(0, len(left), height):
         rows = slice(top, min(top + height, len(left)))
         for begin in range(0, len(right), width):

@@ -22,8 +22,9 @@ class EncoderConfig(BaseModel):
     Attributes
     ----------
     kind
-        ``transformer`` (causal, pre-norm), ``mean`` (running mean of the history and one linear map), or ``none``
-        (items and their positions, for methods that read the history themselves).
+        ``transformer`` (causal, pre-norm), ``windows`` (means of the newest 1, 2, 4, ... events and what an MLP adds to
+        them), ``mean`` (running mean of the history and one linear map), or ``none`` (items and their positions, for
+        methods that read the history themselves).
     dim
         Width of items, states and codes.
     layers, heads, expansion
@@ -37,7 +38,7 @@ class EncoderConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["transformer", "mean", "none"] = "transformer"
+    kind: Literal["transformer", "windows", "mean", "none"] = "transformer"
     dim: int = Field(64, ge=2)
     layers: int = Field(2, ge=1)
     heads: int = Field(2, ge=1)
@@ -130,6 +131,40 @@ class MeanEncoder(nn.Module):
         return out
 
 
+class WindowEncoder(nn.Module):
+    """Means of the newest 1, 2, 4, ... events, weighed against each other, and what an MLP adds to them; ours.
+
+    It starts as a mean that favours new events, so that users start where their items are: on sparse logs that is most
+    of what a history says, and a transformer has to learn it. Windows of growing size are MRIF's (arXiv 2007.07084).
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.sizes = [2**scale for scale in range((config.max_length - 1).bit_length())] + [config.max_length]
+        self.weights = nn.Parameter(torch.zeros(len(self.sizes)))
+        self.norm = nn.LayerNorm(len(self.sizes) * config.dim)
+        last = nn.Linear(config.expansion * config.dim, config.dim)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        first = nn.Linear(len(self.sizes) * config.dim, config.expansion * config.dim)
+        self.mlp = nn.Sequential(first, nn.GELU(), last)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Item vectors ``(batch, length, dim)`` to causal states of the same shape."""
+        sums = self.dropout(items).float().cumsum(1)
+        seen = torch.arange(1, items.shape[1] + 1, device=items.device, dtype=sums.dtype)[:, None]
+        means = [(sums - delayed(sums, size)) / seen.clamp(max=size) for size in self.sizes]
+        mean = (torch.stack(means, -1) * self.weights.softmax(-1)).sum(-1)
+        out: Tensor = mean + self.dropout(self.mlp(self.norm(torch.cat(means, -1))))
+        return out
+
+
+def delayed(values: Tensor, steps: int) -> Tensor:
+    """Values ``(batch, length, dim)`` moved ``steps`` positions later, zeros in front."""
+    return nn.functional.pad(values, (0, 0, steps, 0))[:, : values.shape[1]]
+
+
 class PositionEncoder(nn.Module):
     """Each item's vector plus that of its position, and nothing else: what ComiRec's attention reads."""
 
@@ -144,7 +179,7 @@ class PositionEncoder(nn.Module):
         return out
 
 
-ENCODERS = {"transformer": TransformerEncoder, "mean": MeanEncoder, "none": PositionEncoder}
+ENCODERS = {"transformer": TransformerEncoder, "windows": WindowEncoder, "mean": MeanEncoder, "none": PositionEncoder}
 
 
 def build_encoder(config: EncoderConfig) -> nn.Module:

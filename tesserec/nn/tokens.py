@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tesserec.nn.encoders import Attention, EncoderConfig, causal_mask
+from tesserec.nn.encoders import Attention, EncoderConfig, causal_mask, delayed
 from tesserec.nn.estimators import nearest
 
 BLOCK = 1024
@@ -31,7 +31,8 @@ class TokensConfig(BaseModel):
     ----------
     kind
         ``dnn``: the mean of the history's items through an MLP; ``attention``: learned queries that each read the
-        encoder's states; ``sasrec``: linear maps of the encoder's state.
+        encoder's states; ``sasrec``: linear maps of the encoder's state; ``items``: one map of the state, and the
+        newest ``count - 1`` items as they are.
     count
         Tokens a user (K_u).
     hidden, layers
@@ -40,7 +41,7 @@ class TokensConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["dnn", "attention", "sasrec"] = "sasrec"
+    kind: Literal["dnn", "attention", "sasrec", "items"] = "sasrec"
     count: int = Field(4, ge=1)
     hidden: int = Field(256, ge=1)
     layers: int = Field(3, ge=1)
@@ -116,7 +117,28 @@ class StateTokens(nn.Module):
         return tokens
 
 
-TOKENIZERS = {"dnn": PooledTokens, "attention": AttentionTokens, "sasrec": StateTokens}
+class ItemTokens(nn.Module):
+    """A map of the encoder's state, then the newest items themselves, a learned vector where there are none; ours.
+
+    Items are few beside states, so a codebook holds them with little loss.
+    """
+
+    def __init__(self, tokens: TokensConfig, encoder: EncoderConfig) -> None:
+        super().__init__()
+        self.maps = TokenMaps(encoder.dim, encoder.dim, 1)
+        self.none = nn.Parameter(torch.randn(tokens.count - 1, encoder.dim))
+
+    def forward(self, items: Tensor, states: Tensor) -> Tensor:
+        """Tokens from items and causal states; see the module."""
+        items = items * items.shape[-1] ** 0.5
+        place = torch.arange(items.shape[1], device=items.device)[:, None]
+        newest = [
+            torch.where(place >= age, delayed(items, age), none.to(items.dtype)) for age, none in enumerate(self.none)
+        ]
+        return torch.cat([self.maps(states), torch.stack(newest, 2)], 2) if newest else self.maps(states)
+
+
+TOKENIZERS = {"dnn": PooledTokens, "attention": AttentionTokens, "sasrec": StateTokens, "items": ItemTokens}
 
 
 def build_tokenizer(tokens: TokensConfig, encoder: EncoderConfig) -> nn.Module:

@@ -45,26 +45,31 @@ class Task(Protocol):
         """What it is trained on."""
         ...
 
+    @property
+    def warmup_epochs(self) -> int:
+        """Epochs at most that train a part of the network, which what follows is built on; 0 for none."""
+        ...
+
     def losses(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Weighted loss terms of a batch; ``progress`` runs from 0 to 1 over all epochs."""
         ...
 
+    def start(self, epoch: int) -> dict[str, Any]:
+        """Start what follows the warm-up, such as a codebook; returns figures for the log."""
+        ...
+
     def end_epoch(self, epoch: int) -> dict[str, Any]:
-        """Upkeep between epochs (codebooks); returns figures for the log, may raise :class:`TrainingRefused`."""
+        """Upkeep after every later epoch; returns figures for the log, may raise :class:`TrainingRefused`."""
         ...
 
     def validate(self) -> dict[str, float]:
         """Validation figures; the first one decides, larger is better."""
         ...
 
-    def complete(self, epoch: int) -> bool:
-        """Whether an epoch trained all of the network; those of a warm-up do not and cannot be the best."""
-        ...
-
 
 @dataclass
 class Position:
-    """Where a run is: all of its state that is not a tensor."""
+    """Where a run is: all of its state that is not a tensor; ``warm`` counts the epochs of a finished warm-up."""
 
     epoch: int = 0
     step: int = 0
@@ -151,8 +156,15 @@ class Loop:
         self.best = {k: v.detach().clone() for k, v in checkpoint.network_tensors(self.task.network).items()}
 
     def _finished(self) -> bool:
-        waited = self.position.epoch - max(self.position.warm, self.position.best_epoch + 1)
-        return self.position.epoch >= self.config.epochs or waited >= self.config.patience
+        return self.position.epoch >= self.config.epochs or self._waited() >= self.config.patience
+
+    def _waited(self) -> int:
+        """Epochs without a better result."""
+        return self.position.epoch - max(self.position.warm, self.position.best_epoch + 1)
+
+    @property
+    def _warming(self) -> bool:
+        return self.task.warmup_epochs > 0 and not self.position.warm
 
     def _epoch(self, bar: Progress) -> None:
         at, total = self.position, self.task.batches.steps(self.position.epoch)
@@ -195,13 +207,10 @@ class Loop:
     def _end_epoch(self, bar: Progress) -> None:
         at = self.position
         self.task.network.eval()
-        upkeep = self.task.end_epoch(at.epoch)
-        _forget_restarted(self.task.network, self.optimisers)
+        upkeep = {} if self._warming else self._keep_up(at.epoch)
         figures = self.task.validate()
         value = next(iter(figures.values()))
-        if not self.task.complete(at.epoch):
-            at.warm = at.epoch + 1
-        elif value > at.best:
+        if value > at.best:
             at.best, at.best_epoch = value, at.epoch
             self._keep_best()
         losses = {f"loss/{name}": total / at.targets for name, total in at.sums.items()}
@@ -213,7 +222,24 @@ class Loop:
             shown = "  ".join(f"{name} {figure:.4f}" for name, figure in figures.items())
             bar.console.print(f"epoch {at.epoch + 1:3d}  loss {sum(losses.values()):.4f}  {shown}  {self._note()}")
         at.epoch, at.step, at.sums, at.targets, at.seconds = at.epoch + 1, 0, {}, 0, 0.0
+        if self._warming:
+            self._end_warm_up_if_due()
         self._save(best=at.best_epoch == at.epoch - 1)
+
+    def _keep_up(self, epoch: int) -> dict[str, Any]:
+        figures = self.task.end_epoch(epoch)
+        _forget_restarted(self.task.network, self.optimisers)
+        return figures
+
+    def _end_warm_up_if_due(self) -> None:
+        """Start what follows the warm-up, whose epochs alone can be the best; a stalled one ends at its best."""
+        at, stalled = self.position, self._waited() >= self.config.patience
+        if not stalled and at.epoch < self.task.warmup_epochs:
+            return
+        if stalled:
+            checkpoint.restore_network(self.task.network, self.best)
+        at.rows[-1] |= self.task.start(at.epoch - 1)
+        at.warm, at.best, at.best_epoch, self.best = at.epoch, -math.inf, -1, {}
 
     def _note(self) -> str:
         return f"{self.position.targets / max(self.position.seconds, 1e-9):,.0f} targets/s"

@@ -26,7 +26,7 @@ def network_and_batch(weights=(), **settings):
     model.network = GemiRecNetwork(len(dataset().items), model.config, None)
     for layer in (model.network.reader.mlp[-1], *model.network.posterior.heads):
         torch.nn.init.normal_(layer.weight, std=0.1)
-    model.network.end_epoch(model.config.warmup_epochs - 1, seed=0)
+    model.network.start(0, seed=0)
     task = FitTask(model, dataset(), 0)
     return model.network.train(), task, next(task.batches.epoch(0))
 

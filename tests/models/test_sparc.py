@@ -24,7 +24,7 @@ def network_and_batch(settings=None, **weights):
     task = FitTask.__new__(FitTask)
     FitTask.__init__(task, prepared(model), dataset(), 0)
     torch.nn.init.normal_(model.network.reader.mlp[-1].weight, std=0.1)
-    model.network._start(model.network.items.all(), seed=0)
+    model.network.start(0, seed=0)
     return model.network.train(), task, next(task.batches.epoch(0))
 
 
@@ -116,7 +116,7 @@ def test_a_tied_posterior_starts_as_what_the_single_vector_model_believes_of_cel
     network, _, batch = network_and_batch({"posterior": "tied"})
     near = torch.randn(8, 16)[torch.arange(120) % 7] + 0.05 * torch.randn(120, 16)
     network.items.table.weight.data = near
-    network.eval().end_epoch(5, 0)
+    network.eval().start(5, 0)
     with torch.no_grad():
         items = network.items.all()
         states = network.states(items[torch.from_numpy(batch.inputs)])

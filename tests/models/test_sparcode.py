@@ -101,23 +101,8 @@ def test_bias_and_relu_are_trained_as_they_serve():
     scores = torch.linspace(-3, 3, 7)
     with torch.no_grad():
         network.bias.fill_(0.5)
-    network.sharp.fill_(False)
-    assert torch.allclose(network.train().values(scores), torch.nn.functional.softplus(scores + 0.5))
-    network.sharp.fill_(True)
     assert torch.equal(network.train().values(scores), network.eval().values(scores))
     assert torch.equal(network.values(scores), (scores + 0.5).clamp_min(0))
-
-
-@pytest.mark.parametrize("name", ["sparcode", "all-to-all"])
-def test_only_epochs_with_relu_and_codes_can_be_the_best(name):
-    network = fitted(name).network
-    assert network.sharp
-    assert [network.complete(epoch) for epoch in range(12)] == [epoch >= 7 for epoch in range(12)]
-    sharp = []
-    for epoch in range(12):
-        network.end_epoch(epoch, seed=0)
-        sharp.append(bool(network.sharp))
-    assert sharp == [epoch + 1 >= 7 for epoch in range(12)]
 
 
 def with_settings(**changes):

@@ -7,7 +7,7 @@ from tesserec.errors import ConfigError
 from tesserec.nn.encoders import EncoderConfig, build_encoder
 
 
-@pytest.mark.parametrize("kind", ["transformer", "mean"])
+@pytest.mark.parametrize("kind", ["transformer", "windows", "mean"])
 def test_a_state_depends_on_its_past_alone(kind):
     torch.manual_seed(0)
     encoder = build_encoder(EncoderConfig(kind=kind, dim=16, max_length=12)).eval()
@@ -21,7 +21,7 @@ def test_a_state_depends_on_its_past_alone(kind):
     assert not torch.allclose(encoder(changed)[:, 4], before[:, 4], atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["transformer", "mean", "none"])
+@pytest.mark.parametrize("kind", ["transformer", "windows", "mean", "none"])
 def test_padding_and_company_change_nothing(kind):
     torch.manual_seed(0)
     encoder = build_encoder(EncoderConfig(kind=kind, dim=16, max_length=12)).eval()
@@ -39,6 +39,15 @@ def test_without_an_encoder_a_state_is_its_item_at_its_place():
     states = encoder(items)
     assert torch.equal(states[0, 3], states[1, 3])
     assert not torch.equal(encoder(items[:, 3:])[0, 0], states[0, 3])
+
+
+def test_windows_start_as_a_mean_of_the_means_of_the_newest_events():
+    encoder = build_encoder(EncoderConfig(kind="windows", dim=16, max_length=12)).eval()
+    assert encoder.sizes == [1, 2, 4, 8, 12]
+    items = torch.randn(1, 11, 16)
+    for place in range(11):
+        means = [items[0, max(0, place + 1 - size) : place + 1].mean(0) for size in encoder.sizes]
+        assert torch.allclose(encoder(items)[0, place], torch.stack(means).mean(0), atol=1e-5)
 
 
 def test_heads_must_divide_the_width():

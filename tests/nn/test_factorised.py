@@ -57,7 +57,7 @@ def test_a_layout_sorts_items_by_cell_and_counts_them():
 def test_moments_are_mean_and_variance_of_the_items_of_a_cell(vectors):
     _, items = vectors
     cells, n_cells = scattered()
-    moments = Moments.of(items, Layout.of(cells, n_cells))
+    moments = Moments.of(items, cells, n_cells)
     for cell in range(7):
         assert torch.allclose(moments.means[cell], items[cells == cell].mean(0))
         assert torch.allclose(moments.variances[cell], items[cells == cell].var(0, correction=0), atol=1e-12)
@@ -71,7 +71,7 @@ def test_moments_carry_gradients_to_items(vectors):
     labels = cells[torch.arange(37)]
 
     def loss(items):
-        return F.cross_entropy(Moments.of(items, Layout.of(cells, n_cells)).logits(users), labels)
+        return F.cross_entropy(Moments.of(items, cells, n_cells).log_mass(users), labels)
 
     assert torch.autograd.gradcheck(loss, items, atol=1e-4)
 
@@ -82,9 +82,9 @@ def test_the_second_order_is_exact_for_alike_items_and_near_for_a_large_gaussian
     alike = torch.randn(1, 8, dtype=torch.float64).expand(30, 8)
     cloud = torch.randn(1, 8, dtype=torch.float64) + 0.3 * torch.randn(20_000, 8, dtype=torch.float64)
     for items, tolerance in ((alike, 1e-9), (cloud, 0.1)):
-        moments = Moments.of(items, Layout.of(torch.zeros(len(items), dtype=torch.int64), 1))
+        moments = Moments.of(items, torch.zeros(len(items), dtype=torch.int64), 1)
         exact = (users @ items.T).logsumexp(-1)
-        assert (moments.logits(users)[:, 0] - exact).abs().max() < tolerance
+        assert (moments.log_mass(users)[:, 0] - exact).abs().max() < tolerance
     first_order = moments.log_sizes + users @ moments.means.T
     assert (first_order[:, 0] - exact).abs().max() > 0.3
 

@@ -95,3 +95,12 @@ def test_a_tuple_without_a_list_takes_the_nearest_listed_one(monkeypatch):
 def test_equal_codewords_still_read_their_own_lists():
     books = torch.zeros(2, 2, 3)
     assert nearest_listed(torch.tensor([0, 3]), books)[[0, 3]].tolist() == [0, 1]
+
+
+def test_item_tokens_are_the_newest_items_and_a_vector_of_their_own_where_there_are_none():
+    made = tokenizer("items")
+    items, states = torch.randn(2, 4, 8), torch.randn(2, 4, 8)
+    tokens = made(items, states)
+    assert torch.allclose(tokens[:, 2, 1], items[:, 2] * 8**0.5)
+    assert torch.allclose(tokens[:, 2, 2], items[:, 1] * 8**0.5)
+    assert torch.equal(tokens[0, 0, 2], made.none[1])

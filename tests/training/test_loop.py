@@ -8,7 +8,7 @@ import torch
 from tesserec.errors import ArtefactError, TrainingRefused
 from tesserec.models import model_class
 from tesserec.models.sasrec import SASRec, SASRecConfig
-from tesserec.models.sparc import Sparc, SparcConfig
+from tesserec.models.sparc import Sparc, SparcConfig, SparcNetwork
 from tesserec.training import loop
 from tesserec.training.checkpoint import load_tensors, save_tensors
 from tests.models.worlds import SPARC, dataset
@@ -119,6 +119,34 @@ def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best_ep
     model = SASRec(config).fit(dataset(), run=tmp_path)
     assert len(log(tmp_path)) == 4
     assert all(torch.equal(value, states[1][key]) for key, value in model.network.state_dict().items())
+
+
+def test_a_warm_up_that_stalls_ends_at_its_best_epoch_and_no_epoch_of_it_is_the_models(tmp_path, monkeypatch):
+    figures = iter([0.5, 0.9, 0.8, 0.7, 0.3, 0.4, 0.35, 0.2])
+    states = []
+
+    def validate(self):
+        states.append({k: v.clone() for k, v in self.network.state_dict().items()})
+        return {"valid/recall@20": next(figures)}
+
+    started = []
+    monkeypatch.setattr("tesserec.models.neural.FitTask.validate", validate)
+    monkeypatch.setattr("tesserec.models.neural.FitTask.refuse_if_below_popularity", lambda self, best: None)
+    start = SparcNetwork.start
+
+    def watched(self, epoch, seed):
+        started.append((epoch, self.items.table.weight.clone()))
+        return start(self, epoch, seed)
+
+    monkeypatch.setattr(SparcNetwork, "start", watched)
+    training = SPARC["training"] | {"epochs": 12, "patience": 2}
+    model = Sparc(SparcConfig.model_validate(SPARC | {"warmup_epochs": 8, "training": training}))
+    model.fit(dataset(), run=tmp_path)
+    ((epoch, table),) = started
+    assert epoch == 3
+    assert table.equal(states[1]["items.table.weight"])
+    assert len(log(tmp_path)) == 8
+    assert all(torch.equal(value, states[5][key]) for key, value in model.network.state_dict().items())
 
 
 def test_the_learning_rate_falls_on_a_straight_line_to_its_final_share(monkeypatch):
