@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # Waiting threads sleep instead of spinning, so that two processes can share the cores.
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: setup demo test fuzz audit serve-install screenshots lint format types clean
+.PHONY: setup demo test fuzz audit serve-install screenshots lint format types bench-index clean
 
 setup: $(STAMP)
 
@@ -51,6 +51,11 @@ format: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy
+
+# Ours beside nearest-neighbour libraries; ARGS='--items 1000000 --engine tesserec' for a part of it.
+bench-index: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.index $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

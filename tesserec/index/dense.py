@@ -23,7 +23,7 @@ from tesserec.index.kernels import (
 )
 from tesserec.index.merge import no_candidates
 from tesserec.index.postings import EveryItem
-from tesserec.index.topk import frozen, in_threads
+from tesserec.index.topk import frozen_blocked, in_threads
 from tesserec.index.user_side import DenseSide
 
 
@@ -38,7 +38,7 @@ def best_of_all(
         raise DataError("the scores of the user side hold NaN or infinity; the model has diverged, train it again")
     seen = ordered_rows(histories) if exclude_seen else empty_rows(len(histories))
     answer = no_candidates(len(histories), k)
-    unwanted = seen.values, seen.starts, seen.stops, Blocked(*map(frozen, blocked))
+    unwanted = seen.values, seen.starts, seen.stops, frozen_blocked(blocked)
     in_threads(len(histories), partial(_best, scores, unwanted, answer.items, answer.scores))
     return replace(answer, visits=Visits.complete(len(histories), 0, postings.size))
 

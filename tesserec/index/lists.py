@@ -24,7 +24,7 @@ from tesserec.index.kernels import (
 )
 from tesserec.index.merge import no_candidates
 from tesserec.index.postings import ScorePostings
-from tesserec.index.topk import frozen, in_threads
+from tesserec.index.topk import frozen, frozen_blocked, in_threads
 from tesserec.index.user_side import ScoreSide
 
 
@@ -45,7 +45,7 @@ def sum_lists(
         raise ConfigError(f"the user side names code {codes.max()}, but the postings hold {postings.codes} codes")
     seen = ordered_rows(histories) if exclude_seen else empty_rows(len(histories))
     answer = no_candidates(len(histories), k)
-    users = _Users(codes, weights, seen.values, seen.starts, seen.stops, Blocked(*map(frozen, blocked)))
+    users = _Users(codes, weights, seen.values, seen.starts, seen.stops, frozen_blocked(blocked))
     segments = _segment(postings, postings.dead), _segment(postings.delta or _no_lists(postings), NOTHING.bits)
     in_threads(len(histories), partial(_sum_rows, users, segments, postings.size, answer.items, answer.scores))
     return replace(answer, visits=_visits(postings, codes))
@@ -118,12 +118,14 @@ def _sum_rows(
 
 @kernel
 def _unwanted(users: _Users, user: int, item: int) -> bool:
-    return contains(users.seen, users.seen_from[user], users.seen_to[user], item) or is_blocked(users.blocked, item)
+    return bool(
+        contains(users.seen, users.seen_from[user], users.seen_to[user], item) or is_blocked(users.blocked, item)
+    )
 
 
 @kernel
 def _is_set(bits: Bits, item: int) -> bool:
-    return len(bits) > 0 and (bits[item >> 3] >> (item & 7)) & 1 != 0
+    return len(bits) > 0 and bool((bits[item >> 3] >> (item & 7)) & 1)
 
 
 @kernel

@@ -24,6 +24,7 @@ from tesserec.data.histories import Histories
 from tesserec.errors import ArtefactError, DataError, UserError
 from tesserec.files import read_json
 from tesserec.index.filters import Bits, Blocked, bitmap
+from tesserec.index.scan import TILE, Segment, Tiles, make_tiles, segment_of, tile_offsets_of
 from tesserec.index.topk import ItemVectors, frozen, item_vectors
 
 Floats = NDArray[np.float32]
@@ -110,6 +111,20 @@ class VectorPostings:
         return self.table.place
 
     @cached_property
+    def tiles(self) -> Tiles:
+        """The base segment in 8 bits."""
+        return make_tiles(self.vectors, self.offsets)
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """Both segments as :func:`tesserec.index.scan.best_together` takes them."""
+        base = segment_of(self.table, self.items, self.offsets, self.dead, self.tiles)
+        if self.delta is None or not len(self.delta.ids):
+            return (base,)
+        rows = self.delta.rows
+        return base, segment_of(rows.table, self.delta.ids[rows.items], rows.offsets, np.empty(0, np.uint8), rows.tiles)
+
+    @cached_property
     def sizes(self) -> Ints:
         """Rows of each cell over both segments, int64 ``(cells,)``."""
         own = np.diff(self.offsets)
@@ -130,7 +145,7 @@ class VectorPostings:
         base, local = self._split(items)
         cells = np.searchsorted(self.offsets, self.place[base], side="right") - 1
         if self.delta is not None:
-            cells = np.where(local >= 0, self.delta.rows.cells_of(np.maximum(local, 0)), cells)
+            cells[local >= 0] = self.delta.rows.cells_of(local[local >= 0])
         return np.asarray(cells, dtype=np.int32)
 
     def vectors_of(self, items: NDArray[np.integer[Any]]) -> Floats:
@@ -138,7 +153,7 @@ class VectorPostings:
         base, local = self._split(items)
         vectors = self.vectors[self.place[base]]
         if self.delta is not None:
-            vectors = np.where(local[..., None] >= 0, self.delta.rows.vectors_of(np.maximum(local, 0)), vectors)
+            vectors[local >= 0] = self.delta.rows.vectors_of(local[local >= 0])
         return np.asarray(vectors, dtype=np.float32)
 
     def _split(self, items: NDArray[np.integer[Any]]) -> tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]:
@@ -195,8 +210,17 @@ class VectorPostings:
         """Write into an existing directory."""
         if self.delta is not None:
             raise UserError("postings with changes on top are compacted before they are saved; rebuild them")
-        arrays = {"vectors": self.vectors, "items": self.items, "offsets": self.offsets, "place": self.place}
-        _save(directory, "vectors", {"longest": self.table.longest}, **arrays)
+        arrays: dict[str, NDArray[Any]] = {
+            "vectors": self.vectors,
+            "items": self.items,
+            "offsets": self.offsets,
+            "place": self.place,
+        }
+        facts: dict[str, Any] = {"longest": self.table.longest}
+        if self.cells > 1:
+            arrays |= {"tiles": self.tiles.tiles, "scales": self.tiles.scales}
+            facts |= {"largest": self.tiles.largest, "error": self.tiles.error}
+        _save(directory, "vectors", facts, **arrays)
 
     @classmethod
     def open(cls, directory: Path) -> Self:
@@ -214,11 +238,11 @@ class VectorPostings:
         _check_rows(directory / "vectors.npy", vectors, len(items))
         place = map_array(directory / "place.npy", "<i4", 1)
         _check_rows(directory / "place.npy", place, len(items))
-        longest = _facts(directory).get("longest")
-        if not isinstance(longest, (int, float)):
-            raise ArtefactError(f"{directory / 'postings.json'} has longest = {longest!r}; publish the bundle again")
         opened = cls(vectors, items, offsets)
-        opened.__dict__["table"] = ItemVectors(frozen(vectors), frozen(items), frozen(place), float(longest))
+        longest = _number(directory, "longest")
+        opened.__dict__["table"] = ItemVectors(frozen(vectors), frozen(items), frozen(place), longest)
+        if opened.cells > 1:
+            opened.__dict__["tiles"] = _open_tiles(directory, offsets, opened.dim)
         return opened
 
     def verify(self) -> None:
@@ -234,6 +258,10 @@ class VectorPostings:
             raise ArtefactError("items.npy does not hold each item once; publish the bundle again")
         if not np.array_equal(whole.place, self.place) or whole.longest != self.table.longest:
             raise ArtefactError("place.npy or postings.json does not go with the vectors; publish the bundle again")
+        if self.cells > 1:
+            made = make_tiles(self.vectors, self.offsets)
+            if not all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(made, self.tiles, strict=True)):
+                raise ArtefactError("tiles.npy or scales.npy does not go with the vectors; publish the bundle again")
 
 
 @dataclass(frozen=True, eq=False)
@@ -448,6 +476,26 @@ def open_postings(directory: Path) -> VectorPostings | ScorePostings:
     if kind not in ("vectors", "scores"):
         raise ArtefactError(f"{directory / 'postings.json'} has kind {kind!r}; expected 'vectors' or 'scores'")
     return VectorPostings.open(directory) if kind == "vectors" else ScorePostings.open(directory)
+
+
+def _number(directory: Path, name: str) -> float:
+    value = _facts(directory).get(name)
+    if not isinstance(value, (int, float)):
+        raise ArtefactError(f"{directory / 'postings.json'} has {name} = {value!r}; publish the bundle again")
+    return float(value)
+
+
+def _open_tiles(directory: Path, offsets: Ints, dim: int) -> Tiles:
+    starts = tile_offsets_of(offsets)
+    tiles = map_array(directory / "tiles.npy", "|u1", 4)
+    scales = map_array(directory / "scales.npy", "<f4", 1)
+    expected = (int(starts[-1]), -(-dim // 4), TILE, 4)
+    if tiles.shape != expected or len(scales) != expected[0] * TILE:
+        raise ArtefactError(
+            f"{directory / 'tiles.npy'} has shape {tiles.shape} and scales.npy {scales.shape}; expected {expected} and "
+            f"one scale a row of 16; publish the bundle again"
+        )
+    return Tiles(tiles, scales, starts, _number(directory, "largest"), _number(directory, "error"))
 
 
 def _facts(directory: Path) -> dict[str, Any]:

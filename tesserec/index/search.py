@@ -21,10 +21,12 @@ from tesserec.index.contract import Candidates, Floats, Policy, UserSide, Visits
 from tesserec.index.dense import best_of_all
 from tesserec.index.filters import NOTHING, Blocked, union
 from tesserec.index.interests import Choice, choose, choose_from_history
+from tesserec.index.kernels import empty_rows, ordered_rows
 from tesserec.index.lists import sum_lists
 from tesserec.index.merge import log_chances, merge_interests, no_candidates
 from tesserec.index.postings import EveryItem, Postings, ScorePostings, VectorPostings
-from tesserec.index.topk import TopK, cells_topk, exact_topk, merge_topk
+from tesserec.index.scan import best_together
+from tesserec.index.topk import TopK, cells_topk, exact_topk, in_threads, merge_topk
 from tesserec.index.user_side import DenseSide, ScoreSide
 from tesserec.index.within import BLOCK, Users, search_within
 
@@ -215,6 +217,10 @@ def _search_catalogue(
 ) -> Candidates:
     """Every interest searches the visited cells; ``cells`` are the visited and the known ones."""
     vectors = np.asarray(users.side.read(users.encoded, choice.codes), np.float32)
+    if request.policy.merge != "quota" and not choice.explored.any() and postings.cells > 1:
+        together = _search_together(users, postings, choice, vectors, cells[0], request)
+        if together is not None:
+            return replace(together, visits=visits_of(users.encoded.posterior, cells[0], postings.sizes))
     exploited, explored = _cells_to_search(*cells, choice)
     items = np.full((*choice.codes.shape, request.k), -1, np.int32)
     scores = np.full((*choice.codes.shape, request.k), -np.inf, np.float32)
@@ -228,6 +234,40 @@ def _search_catalogue(
     added = log_chances(choice, policy)
     merged = merge_interests(choice, items, scores, added, request.k, policy.merge == "quota")
     return replace(merged, visits=visits_of(users.encoded.posterior, cells[0], postings.sizes))
+
+
+def _search_together(
+    users: Users,
+    postings: VectorPostings,
+    choice: Choice,
+    vectors: Floats,
+    visited: NDArray[np.bool_],
+    request: _Request,
+) -> Candidates | None:
+    """All interests of a user in one pass over the cells; None where too many values are nearly equal."""
+    answer = no_candidates(len(vectors), request.k)
+    added = log_chances(choice, request.policy)
+    posterior, segments = users.encoded.posterior, postings.segments
+    seen = empty_rows(len(vectors)) if users.unwanted is None else ordered_rows(users.unwanted)
+
+    def search(begin: int, end: int) -> bool:
+        for row in range(begin, end):
+            read = choice.codes[row] >= 0
+            cells = np.flatnonzero(visited[row])
+            cells = cells[np.argsort(-posterior[row, cells], kind="stable")]
+            queries = np.ascontiguousarray(vectors[row, read])
+            unwanted = seen.values[seen.starts[row] : seen.stops[row]]
+            best = best_together(segments, cells, queries, added[row, read], unwanted, request.blocked, request.k)
+            if best is None:
+                return False
+            items, values, columns = best
+            column, n = np.flatnonzero(read)[columns], len(items)
+            answer.items[row, :n], answer.scores[row, :n] = items, values
+            answer.interests[row, :n] = choice.codes[row, column]
+            answer.probability[row, :n] = choice.probability[row, column]
+        return True
+
+    return answer if all(in_threads(len(vectors), search)) else None
 
 
 def _search(
@@ -265,7 +305,7 @@ def visits_of(posterior: Floats, visited: NDArray[np.bool_], sizes: NDArray[np.i
     if len(sizes) == 1:  # codes are slots: all of their mass lies in the one cell
         return Visits.complete(len(visited), 1, int(sizes.sum()))
     left = np.where(visited, 0.0, posterior).sum(axis=1)
-    everything = ~(~visited & (sizes > 0)).any(axis=1)
+    everything: NDArray[np.bool_] = np.all(visited | (sizes == 0), axis=1, keepdims=False)
     return Visits(everything, visited.sum(axis=1), visited @ sizes, np.asarray(left, np.float32))
 
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,7 @@ Floats = NDArray[np.float32]
 Items = NDArray[np.int32]
 Ints = NDArray[np.int64]
 TopK = tuple[Items, Floats]
+Result = TypeVar("Result")
 
 _TILE_ITEMS = 4096
 _TILE_ROWS = 512
@@ -210,7 +211,7 @@ class _Search:
         if k < 1:
             raise ConfigError(f"k = {k}; ask for at least one candidate")
         self.queries, self.table, self.exclude = frozen(queries), table, exclude
-        self.blocked = Blocked(frozen(blocked.listed), frozen(blocked.bits))
+        self.blocked = frozen_blocked(blocked)
         self.found = min(k, len(table.vectors))
         self.capacity = self.found + max(self.found, 64)
         self.margins = margins(self.queries, table.longest)
@@ -250,6 +251,11 @@ def frozen(array: NDArray[Any]) -> NDArray[Any]:
     return view
 
 
+def frozen_blocked(blocked: Blocked) -> Blocked:
+    """The same for blocked items."""
+    return Blocked(frozen(blocked.listed), frozen(blocked.bits))
+
+
 def places(items: Items) -> Items:
     """Position of each item in ``items``, the inverse permutation."""
     place = np.empty_like(items)
@@ -280,15 +286,14 @@ def _lengths(vectors: Floats, what: str) -> NDArray[np.float64]:
     return lengths
 
 
-def in_threads(rows: int, work: Callable[[int, int], object]) -> None:
-    """Call ``work(begin, end)`` for as many parts of the rows as there are cores; kernels run without the lock."""
+def in_threads(rows: int, work: Callable[[int, int], Result]) -> list[Result]:
+    """What ``work(begin, end)`` gives for as many parts of the rows as there are cores; kernels hold no lock."""
     workers = min(_cores(), max(1, rows // 16))
     if workers == 1:
-        work(0, rows)
-        return
+        return [work(0, rows)]
     edges = np.linspace(0, rows, workers + 1).astype(int).tolist()
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(work, edges[:-1], edges[1:]))
+        return list(pool.map(work, edges[:-1], edges[1:]))
 
 
 def _cores() -> int:
@@ -335,7 +340,7 @@ def _any_from(scores: Floats, threshold: float) -> bool:
 
 @kernel
 def _unwanted(r: _Rows, row: int, item: int) -> bool:
-    return contains(r.seen, r.seen_from[row], r.seen_to[row], item) or is_blocked(r.blocked, item)
+    return bool(contains(r.seen, r.seen_from[row], r.seen_to[row], item) or is_blocked(r.blocked, item))
 
 
 @kernel

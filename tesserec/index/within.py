@@ -30,7 +30,7 @@ from tesserec.index.interests import Choice
 from tesserec.index.kernels import contains, empty_rows, exact_dot, fast_dot, kernel, ordered_rows
 from tesserec.index.merge import Doubles, log_chances, merge_interests
 from tesserec.index.postings import VectorPostings
-from tesserec.index.topk import frozen, in_threads, margins
+from tesserec.index.topk import frozen, frozen_blocked, in_threads, margins
 
 BLOCK = 32
 """Interests of a user that are read at once."""
@@ -162,7 +162,7 @@ class _Heaps(NamedTuple):
 def _tables(users: Users, postings: VectorPostings, n: int) -> tuple[_Table, _Table, _Unwanted]:
     """Both segments, the second perhaps empty, and what must not be given."""
     seen = empty_rows(n) if users.unwanted is None else ordered_rows(users.unwanted)
-    unwanted = _Unwanted(seen.values, seen.starts, seen.stops, Blocked(*map(frozen, users.blocked)))
+    unwanted = _Unwanted(seen.values, seen.starts, seen.stops, frozen_blocked(users.blocked))
     own = postings.table
     base = _Table(own.vectors, own.items, frozen(postings.offsets), frozen(postings.dead))
     if postings.delta is None:

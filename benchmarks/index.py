@@ -1,0 +1,101 @@
+"""`make bench-index`: a user's whole answer, ours beside nearest-neighbour libraries, on one thread.
+
+The work of every engine is the same: the 100 items with the largest dot product with any of a user's 8 vectors. A
+library searches its index for the 100 nearest items of each vector in one call and the lists are merged by a compiled
+kernel; ours makes the posterior over cells, visits them in falling order until the calibrated mass, and merges as it
+goes. Recall is the share of the exact answer, over users that took no part in calibration. Rows go to
+``benchmarks/results/index.json`` one by one; what is there already is not measured again.
+
+    python benchmarks/index.py --items 1000000 --engine tesserec --engine hnswlib
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.index_engines import ENGINES, Engine
+from benchmarks.index_world import INTERESTS, IndexWorld, exact_answers, make_world
+
+RESULTS = Path(__file__).parent / "results" / "index.json"
+K, ASKED = 100, 400
+
+
+def main() -> None:
+    """Measure the engines that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, action="append", help="catalogue sizes (default: 100000, 1000000)")
+    parser.add_argument("--engine", action="append", choices=list(ENGINES), help="engines (default: all)")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--again", action="store_true", help="measure anew what is there already")
+    given = parser.parse_args()
+    for items in given.items or [100_000, 1_000_000]:
+        wanted = [name for name in given.engine or ENGINES if given.again or not _held(given.results, name, items)]
+        if not wanted:
+            continue
+        world = make_world(items)
+        test = np.arange(len(world.users) // 2, len(world.users))[:ASKED]
+        exact = exact_answers(world, K, test)
+        for name in wanted:
+            for row in measure(name, ENGINES[name], world, test, exact):
+                _keep(given.results, row)
+                print(json.dumps(row), flush=True)
+
+
+def measure(
+    name: str, engine: Callable[[IndexWorld], Engine], world: IndexWorld, test: Any, exact: Any
+) -> Iterator[dict[str, Any]]:
+    """One row for each setting of an engine."""
+    start = time.perf_counter()
+    built = engine(world)
+    build_s = time.perf_counter() - start
+    for setting, answer in built.settings(K):
+        answer(world.users[test[0]])
+        seconds, found = [], []
+        for row in test:
+            begin = time.perf_counter()
+            found.append(answer(world.users[row]))
+            seconds.append(time.perf_counter() - begin)
+        with ThreadPoolExecutor(2) as pool:
+            begin = time.perf_counter()
+            list(pool.map(lambda rows, ask=answer: [ask(world.users[row]) for row in rows], (test[::2], test[1::2])))
+            rate = len(test) / (time.perf_counter() - begin)
+        recall = np.mean([len(np.intersect1d(*pair)) / K for pair in zip(found, exact, strict=True)])
+        p50, p99 = np.percentile(seconds, [50, 99]) * 1e3
+        yield {
+            "engine": name,
+            "setting": setting,
+            "items": len(world.vectors),
+            "interests": INTERESTS,
+            "recall": round(float(recall), 4),
+            "p50_ms": round(float(p50), 3),
+            "p99_ms": round(float(p99), 3),
+            "queries_per_second": round(rate),
+            "build_s": round(build_s, 1),
+            "bytes_per_item": round(built.bytes_per_item, 1),
+        } | built.facts
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def _held(path: Path, engine: str, items: int) -> bool:
+    return any((row["engine"], row["items"]) == (engine, items) for row in _rows(path))
+
+
+def _keep(path: Path, row: dict[str, Any]) -> None:
+    key = ("engine", "setting", "items")
+    rows = [one for one in _rows(path) if any(one[name] != row[name] for name in key)]
+    path.write_text(json.dumps([*rows, row], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Clustered vectors and users of several interests, for the benchmark of the index.
+
+Items are a hierarchical mixture of Gaussians: 100 topics, 4,000 clusters around them, Zipf sizes, a spectrum that
+decays, unit length. A user has 8 vectors, each near another cluster, drawn with a wider spread than the items. Cells
+are k-means of the items (Faiss); the posterior of a cell is ``softmax(log n_c + sharpness * max_j u_j . centre_c)``,
+the mass that a cell would have under the user's vectors if it were a point. No model is trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tesserec.index.postings import VectorPostings
+
+DIM, INTERESTS, TOPICS, CLUSTERS = 64, 8, 100, 4000
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class IndexWorld:
+    """Vectors ``(items, 64)``, users' vectors ``(users, 8, 64)``; the first half of the users is for validation."""
+
+    vectors: Floats
+    users: Floats
+
+
+def unit(vectors: NDArray[np.floating]) -> Floats:
+    """Vectors of length one."""
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), np.float32)
+
+
+def make_world(items: int, users: int = 2000, seed: int = 0) -> IndexWorld:
+    """Draw items and users."""
+    rng = np.random.default_rng(seed)
+    spectrum = np.exp(-np.arange(DIM) / 32) + 0.1
+    spectrum /= np.linalg.norm(spectrum)
+    topics = rng.normal(size=(TOPICS, DIM)) * spectrum
+    clusters = topics[rng.integers(0, TOPICS, CLUSTERS)] + 0.7 * rng.normal(size=(CLUSTERS, DIM)) * spectrum
+    share = 1.0 / (np.arange(CLUSTERS) + 10.0)
+    share /= share.sum()
+    vectors = np.empty((items, DIM), np.float32)
+    for start in range(0, items, 1 << 18):
+        n = min(1 << 18, items - start)
+        around = clusters[rng.choice(CLUSTERS, n, p=share)]
+        vectors[start : start + n] = unit(around + 0.8 * rng.normal(size=(n, DIM)) * spectrum)
+    near = clusters[rng.choice(CLUSTERS, (users, INTERESTS), p=share)]
+    return IndexWorld(vectors, unit(near + 1.0 * rng.normal(size=near.shape) * spectrum))
+
+
+def make_cells(vectors: Floats, cells: int, seed: int = 0) -> tuple[Floats, NDArray[np.int64]]:
+    """Centres ``(cells, 64)`` and the cell of each item, by k-means on at most 64 items a cell."""
+    import faiss
+
+    means = faiss.Kmeans(DIM, cells, niter=8, seed=seed, max_points_per_centroid=64)
+    means.train(vectors)
+    return means.centroids, means.index.search(vectors, 1)[1][:, 0]
+
+
+def exact_answers(world: IndexWorld, k: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The k items with the largest ``max_j u_j . v`` of some users, ``(users, k)``."""
+    found = np.empty((len(rows), k), np.int64)
+    for place, row in enumerate(rows):
+        best = np.full(len(world.vectors), -np.inf, np.float32)
+        for start in range(0, len(best), 1 << 18):
+            part = slice(start, start + (1 << 18))
+            best[part] = (world.users[row] @ world.vectors[part].T).max(axis=0)
+        found[place] = np.argpartition(-best, k - 1)[:k]
+    return found
+
+
+def make_postings(vectors: Floats, cells: NDArray[np.int64], n_cells: int) -> VectorPostings:
+    """Postings of the items by cell."""
+    return VectorPostings.build(vectors, cells, n_cells)
