@@ -15,7 +15,7 @@ from tesserec.errors import ArtefactError, ConfigError, UserError
 from tesserec.files import MANIFEST, seal
 from tesserec.index.bundle import Bundle, generations, publish
 from tesserec.index.contract import Policy
-from tesserec.index.postings import EveryItem, ScorePostings
+from tesserec.index.postings import EveryItem, ScorePostings, open_postings
 from tesserec.index.searcher import Searcher
 from tesserec.index.user_side import ConstantSide, HistorySide, OnnxSide, open_user_side
 from tests.faults import ROOT, sweep
@@ -305,3 +305,37 @@ def test_a_copied_root_still_opens(root, tmp_path):
     publish_popularity(root)
     shutil.copytree(root, tmp_path / "copy")
     assert Bundle.open(tmp_path / "copy").generation == 1
+
+
+def test_long_files_are_told_by_their_ends_and_verified_whole(root, tmp_path):
+    (tmp_path / "weights").write_bytes(bytes(1 << 18))
+    searcher = popularity()
+    path = publish(root, searcher, searcher.side.save, FACTS, [tmp_path / "weights"])
+    bundle = Bundle.open(root)
+    bundle.verify()
+    for place, seen_at_open in ((0, True), (1 << 17, False), ((1 << 18) - 1, True)):
+        content = bytearray(1 << 18)
+        content[place] = 1
+        (path / "weights").write_bytes(content)
+        with pytest.raises(ArtefactError, match="weights does not hold what was written"):
+            bundle.verify()
+        if seen_at_open:
+            with pytest.raises(ArtefactError, match="weights does not hold what was written"):
+                Bundle.open(root)
+        else:
+            assert Bundle.open(root).generation == 1
+
+
+def test_a_calibration_and_8_bit_rows_round_trip(root):
+    _searcher, path = publish_network(root)
+    assert (path / "postings" / "tiles.npy").exists()
+    opened = Bundle.open(root).searcher.postings
+    assert isinstance(opened.tiles.tiles, np.memmap)
+    opened.verify()
+    tiles = np.array(opened.tiles.tiles)
+    np.save(path / "postings" / "tiles.npy", tiles ^ 1)
+    with pytest.raises(ArtefactError, match=r"tiles\.npy"):
+        open_postings(path / "postings").verify()
+    np.save(path / "postings" / "tiles.npy", tiles[:-1])
+    with pytest.raises(ArtefactError, match=r"tiles\.npy"):
+        open_postings(path / "postings")
