@@ -28,7 +28,6 @@ from tesserec.nn.cells import members, start_cells, step_cells
 from tesserec.nn.codebook import judge
 from tesserec.nn.factorised import Layout, LowRankReader, Moments, best_heat, cell_softmax, log_mass_of_groups
 from tesserec.nn.losses import full_softmax
-from tesserec.training.config import DotProductTraining
 
 
 class TesseraConfig(WarmConfig):
@@ -55,14 +54,11 @@ class TesseraConfig(WarmConfig):
         Share of these ranks that is dropped in training.
     """
 
-    training: DotProductTraining = DotProductTraining()
-    normalise: bool = False
-    temperature: float = Field(1.0, gt=0)
     codes: int = Field(128, ge=2)
     parts: int = Field(8, ge=1)
     balance: float = Field(2.0, ge=1)
     settle_epochs: int = Field(20, ge=0)
-    spread: float = Field(6.0, ge=0)
+    spread: float = Field(0.3, ge=0)
     reader_rank: int = Field(0, ge=0)
     reader_dropout: float = Field(0.2, ge=0, lt=1)
 
