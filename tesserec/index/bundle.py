@@ -87,6 +87,31 @@ def publish(
     return target
 
 
+def rollback(root: Path, to: int | None = None) -> Path:
+    """Make an older generation the current one again; newer ones stay, and the next gets a number of its own.
+
+    Parameters
+    ----------
+    to
+        Number of the generation, by default the one before the current.
+
+    Raises
+    ------
+    ArtefactError
+        If there is no such generation, or it is damaged; the current one then stays.
+    """
+    root = Path(root).absolute()
+    current = int(_current(root).removeprefix("generation-"))
+    with _locked(root):
+        older = [number for number in generations(root) if number < current]
+        if to is None and not older:
+            raise ArtefactError(f"{root} holds no generation before {current}; there is nothing to go back to")
+        bundle = Bundle.open(root, older[-1] if to is None else to)
+        bundle.verify()
+        write_atomic(root / _CURRENT, f"{bundle.path.name}\n".encode())
+    return bundle.path
+
+
 def generations(root: Path) -> list[int]:
     """Numbers of the published generations, rising."""
     matches = (_NAME.fullmatch(path.name) for path in Path(root).glob("generation-*"))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
-from typing_extensions import Self
 
 from tesserec.data.dataset import Dataset
 from tesserec.data.features import ItemFeatures
@@ -79,6 +77,7 @@ class TesseraNetwork(Network):
     means: Tensor
     variances: Tensor
     heat: Tensor
+    per_item: ClassVar[tuple[str, ...]] = (*Network.per_item, "part_of")
 
     def __init__(self, items: int, config: TesseraConfig, features: ItemFeatures | None) -> None:
         super().__init__(items, config, features)
@@ -210,6 +209,14 @@ class TesseraNetwork(Network):
         health = judge(self.cells()[:, None].cpu().numpy(), self.codes, epoch)
         return health | {"codebook/version": int(self.version)}
 
+    @torch.no_grad()
+    def welcome(self, new: Tensor) -> None:
+        """See :meth:`Network.welcome`: into the part whose mean is nearest, and so into its cell."""
+        items = self.items.all()
+        if self.version:
+            self.part_of[new] = torch.cdist(items[new], self.means).argmin(1)
+        self._measure(items)
+
 
 class Tessera(NeuralRetriever):
     """The factorised softmax, ours: ``p(item | user) = p(cell | user) * p(item | cell, user)``.
@@ -238,11 +245,8 @@ class Tessera(NeuralRetriever):
     Config = TesseraConfig
     network_class = TesseraNetwork
 
-    def fit(
-        self, dataset: Dataset, *, seed: int = 0, run: Path | None = None, resume: bool = False, progress: bool = False
-    ) -> Self:
-        """Train, then calibrate on validation users; see :meth:`NeuralRetriever.fit`."""
-        super().fit(dataset, seed=seed, run=run, resume=resume, progress=progress)
+    def after_training(self, dataset: Dataset, seed: int) -> None:
+        """Calibrate on validation users."""
         part = some_users(dataset.valid, self.config.training.validate_users, seed)
         side = TorchSide(self.network)
         blocks = np.array_split(np.arange(len(part.users)), -(-len(part.users) // 256))
@@ -251,7 +255,6 @@ class Tessera(NeuralRetriever):
         wanted = self.network.cells().cpu()[torch.from_numpy(part.targets.compact().values).long()]
         self.network.heat.fill_(best_heat(posterior[owner], wanted))
         self.__dict__.pop("searcher", None)
-        return self
 
     def policy(self) -> Policy:
         """Every interest, each with the items of its own cell, ranked by ``log p(item | user)``."""
