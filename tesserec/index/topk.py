@@ -206,7 +206,7 @@ class _Search:
     """Checked inputs, and the answer that blocks of rows fill."""
 
     def __init__(
-        self, queries: Floats, table: ItemVectors, k: int, exclude: Histories | None, blocked: Blocked
+        self, queries: Floats, table: ItemVectors, k: int, exclude: Histories | None, blocked: Blocked = NOTHING
     ) -> None:
         if k < 1:
             raise ConfigError(f"k = {k}; ask for at least one candidate")

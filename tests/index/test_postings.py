@@ -40,8 +40,9 @@ def test_round_trip_is_mapped_and_little_endian(vectors, tmp_path):
         postings.save(tmp_path / name)
         opened = open_postings(tmp_path / name)
         assert type(opened) is type(postings)
-        for key, value in vars(postings).items():
-            np.testing.assert_array_equal(getattr(opened, key), value)
+        for key in ("vectors", "items", "offsets", "place", "scores", "size", "keyed_by_item"):
+            if hasattr(postings, key):
+                np.testing.assert_array_equal(getattr(opened, key), getattr(postings, key))
         assert isinstance(opened.items, np.memmap)
         assert opened.items.dtype.str == "<i4"
 
