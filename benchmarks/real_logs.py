@@ -1,6 +1,7 @@
 """Every model on real logs: one resumable command that trains, measures, compares and writes the tables.
 
     python benchmarks/real_logs.py --data DIR --work DIR                     # about eight hours of two cores
+    python benchmarks/real_logs.py --data DIR --work DIR --workers 16        # minutes a log where there is a GPU
     python benchmarks/real_logs.py --data DIR --work DIR --quick             # about half an hour: one log, few epochs
     python benchmarks/real_logs.py --data DIR --work DIR --only amazon-beauty/leave-one-out:sparc --seeds 0,1,2
     python benchmarks/real_logs.py --data DIR --work DIR --tables            # only write the tables again
