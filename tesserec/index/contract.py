@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError
@@ -124,6 +125,39 @@ class Policy:
                 raise ConfigError(f"{name} = {value}; expected a share between 0 and 1")
 
 
+@dataclass(frozen=True, eq=False)
+class Visits:
+    """What the search of each user touched, and what it left out.
+
+    Attributes
+    ----------
+    certified
+        True where no item that was not visited can be in the list, so that it is the list of an exhaustive search by
+        the same policy, bool ``(users,)``.
+    cells, items
+        Cells searched (lists read, for score postings), and the items in them, int64 ``(users,)``.
+    mass_left
+        Posterior mass of the cells that hold items and were not searched, float32 ``(users,)``; 0 where there are no
+        cells.
+    """
+
+    certified: NDArray[np.bool_]
+    cells: NDArray[np.int64]
+    items: NDArray[np.int64]
+    mass_left: Floats
+
+    @classmethod
+    def none(cls, users: int) -> Self:
+        """No visit yet, for a search to fill."""
+        counts = (np.zeros(users, np.int64) for _ in range(2))
+        return cls(np.zeros(users, np.bool_), *counts, np.ones(users, np.float32))
+
+    @classmethod
+    def everything(cls, cells: NDArray[np.int64], items: NDArray[np.int64]) -> Self:
+        """Nothing was left out."""
+        return cls(np.ones(len(items), np.bool_), cells, items, np.zeros(len(items), np.float32))
+
+
 @dataclass(frozen=True)
 class Candidates:
     """Ranked answers, best first; unfilled places hold item -1.
@@ -140,6 +174,8 @@ class Candidates:
         The posterior of that interest, float32, ``(users, k)``; NaN for models with one code.
     explored
         True where the interest was chosen for exploration, ``(users, k)``.
+    visits
+        What the search of each user touched and left out.
     """
 
     items: NDArray[np.int32]
@@ -147,3 +183,11 @@ class Candidates:
     interests: Codes
     probability: Floats
     explored: NDArray[np.bool_]
+    visits: Visits
+
+    def put(self, rows: NDArray[np.int64], found: Candidates) -> None:
+        """Write the answers of some users."""
+        for mine, theirs in ((self, found), (self.visits, found.visits)):
+            for name, values in vars(theirs).items():
+                if isinstance(values, np.ndarray):
+                    getattr(mine, name)[rows] = values

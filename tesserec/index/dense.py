@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from tesserec.data.histories import Histories, Ints, Items
 from tesserec.errors import ConfigError, DataError
-from tesserec.index.contract import Candidates, Floats
+from tesserec.index.contract import Candidates, Floats, Visits
 from tesserec.index.kernels import (
     contains,
     empty_rows,
@@ -33,7 +34,11 @@ def best_of_all(side: DenseSide, postings: EveryItem, histories: Histories, k: i
     if not np.isfinite(scores).all():
         raise DataError("the scores of the user side hold NaN or infinity; the model has diverged, train it again")
     seen = ordered_rows(histories) if exclude_seen else empty_rows(len(histories))
-    answer = no_candidates(len(histories), k)
+    users = len(histories)
+    answer = replace(
+        no_candidates(users, k),
+        visits=Visits.everything(np.zeros(users, np.int64), np.full(users, postings.size, np.int64)),
+    )
     unwanted = seen.values, seen.starts, seen.stops
     in_threads(len(histories), partial(_best, scores, unwanted, answer.items, answer.scores))
     return answer

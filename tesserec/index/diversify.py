@@ -120,6 +120,7 @@ def _take(candidates: Candidates, places: Ints) -> Candidates:
         pick("interests", np.int32(-1)),
         pick("probability", np.float32(np.nan)),
         pick("explored", False),
+        candidates.visits,
     )
 
 

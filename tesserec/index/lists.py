@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from tesserec.data.histories import Histories, Ints, Items
 from tesserec.errors import ConfigError
-from tesserec.index.contract import Candidates, Codes, Floats
+from tesserec.index.contract import Candidates, Codes, Floats, Visits
 from tesserec.index.kernels import (
     contains,
     empty_rows,
@@ -35,7 +36,9 @@ def sum_lists(side: ScoreSide, postings: ScorePostings, histories: Histories, k:
     if codes.max(initial=-1) >= postings.codes:
         raise ConfigError(f"the user side names code {codes.max()}, but the postings hold {postings.codes} codes")
     seen = ordered_rows(histories) if exclude_seen else empty_rows(len(histories))
-    answer = no_candidates(len(histories), k)
+    lengths = np.where(codes >= 0, np.diff(postings.offsets)[codes], 0)
+    visits = Visits.everything((codes >= 0).sum(axis=1), lengths.sum(axis=1))
+    answer = replace(no_candidates(len(histories), k), visits=visits)
     users = _Users(codes, weights, seen.values, seen.starts, seen.stops)
     lists = _Lists(frozen(postings.items), frozen(postings.scores), frozen(postings.offsets), postings.size)
     in_threads(len(histories), partial(_sum_rows, users, lists, answer.items, answer.scores))

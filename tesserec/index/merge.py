@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tesserec.data.histories import Ints, Items
-from tesserec.index.contract import Candidates, Policy
+from tesserec.index.contract import Candidates, Policy, Visits
 from tesserec.index.interests import Choice
 from tesserec.index.kernels import kernel
 from tesserec.index.topk import in_threads
@@ -25,6 +25,7 @@ def no_candidates(users: int, k: int) -> Candidates:
         np.full((users, k), -1, np.int32),
         np.full((users, k), np.nan, np.float32),
         np.zeros((users, k), np.bool_),
+        Visits.none(users),
     )
 
 

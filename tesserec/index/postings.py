@@ -86,6 +86,11 @@ class VectorPostings:
         """Number of cells."""
         return len(self.offsets) - 1
 
+    @cached_property
+    def empty(self) -> NDArray[np.bool_]:
+        """Cells without an item, ``(cells,)``."""
+        return np.diff(self.offsets) == 0
+
     @property
     def codes(self) -> int | None:
         """Number of codes that the user side must know: one a cell; None where one cell goes with any number."""

@@ -25,7 +25,7 @@ from tesserec.index.merge import log_chances, merge_interests, no_candidates
 from tesserec.index.postings import EveryItem, Postings, ScorePostings, VectorPostings
 from tesserec.index.topk import TopK, cells_topk, exact_topk
 from tesserec.index.user_side import DenseSide, ScoreSide
-from tesserec.index.within import BLOCK, Users, Visits, search_within
+from tesserec.index.within import BLOCK, Users, search_within, visits_of
 
 _BATCH = 512
 Progress = Callable[[int, int], None]
@@ -41,7 +41,6 @@ def retrieve(
     exclude_seen: bool,
     budget_mb: int = 256,
     progress: Progress | None = None,
-    visits: Visits | None = None,
 ) -> Candidates:
     """The ``k`` best candidates of each history.
 
@@ -57,8 +56,6 @@ def retrieve(
         Working memory of the search, in MiB; the answer and the user side's own network come on top.
     progress
         Called with the users done and all users after each batch.
-    visits
-        Filled with what the search of each user touched; only with reach ``"cell"``.
 
     Raises
     ------
@@ -69,19 +66,13 @@ def retrieve(
     """
     check_fit(side, postings)
     _check(postings, histories, k, policy)
-    if visits is not None and policy.reach != "cell":
-        raise ConfigError(f"visits are counted with reach = 'cell' only; it is {policy.reach!r}")
     request = _Request(k, policy, exclude_seen, budget_mb)
     answer = no_candidates(len(histories), k)
     by_length = np.argsort(histories.lengths, kind="stable")  # users of like lengths share a batch: little padding
     batch = _batch_users(postings, request)
     for start in range(0, len(histories), batch):
         rows = by_length[start : start + batch]
-        found, touched = _retrieve_batch(side, postings, _known_items(histories, rows, postings.size), request)
-        for name in vars(answer):
-            getattr(answer, name)[rows] = getattr(found, name)
-        if visits is not None and touched is not None:
-            visits.cells[rows], visits.items[rows] = touched.cells, touched.items
+        answer.put(rows, _retrieve_batch(side, postings, _known_items(histories, rows, postings.size), request))
         if progress:
             progress(min(start + batch, len(histories)), len(histories))
     return answer
@@ -161,20 +152,18 @@ def _batch_users(postings: Postings, request: _Request) -> int:
 
 def _retrieve_batch(
     side: UserSide | ScoreSide | DenseSide, postings: Postings, histories: Histories, request: _Request
-) -> tuple[Candidates, Visits | None]:
+) -> Candidates:
     if isinstance(side, ScoreSide):
         assert isinstance(postings, ScorePostings)
-        return sum_lists(side, postings, histories, request.k, request.exclude_seen), None
+        return sum_lists(side, postings, histories, request.k, request.exclude_seen)
     if isinstance(side, DenseSide):
         assert isinstance(postings, EveryItem)
-        return best_of_all(side, postings, histories, request.k, request.exclude_seen), None
+        return best_of_all(side, postings, histories, request.k, request.exclude_seen)
     assert isinstance(postings, VectorPostings)
     return _search_cells(side, postings, histories, request)
 
 
-def _search_cells(
-    side: UserSide, postings: VectorPostings, histories: Histories, request: _Request
-) -> tuple[Candidates, Visits | None]:
+def _search_cells(side: UserSide, postings: VectorPostings, histories: Histories, request: _Request) -> Candidates:
     encoded = side.encode(histories)
     posterior = _checked_posterior(encoded.posterior, postings.cells)
     known = known_cells(postings, histories)
@@ -185,16 +174,15 @@ def _search_cells(
         choice = choose(posterior, known, request.policy, request.k)
     visited = visited_cells(posterior, request.policy.visit if postings.cells > 1 else 1.0)
     users = Users(side, encoded, histories if request.exclude_seen else None)
-    touched = None
     if request.policy.reach == "cell":
         if posterior.shape[1] != postings.cells:
             raise ConfigError("reach = 'cell', but the slots of this model own no cells; set reach = 'catalogue'")
         own = choice.explored | np.take_along_axis(visited, np.maximum(choice.codes, 0).astype(np.int64), axis=1)
         choice = replace(choice, codes=np.where(own, choice.codes, -1).astype(np.int32))
-        found, touched = search_within(users, postings, choice, request.k, request.policy)
+        found = search_within(users, postings, choice, request.k, request.policy)
     else:
         found = _search_catalogue(users, postings, choice, (visited, known), request)
-    return (found if posterior.shape[1] > 1 else _without_interests(found)), touched
+    return found if posterior.shape[1] > 1 else _without_interests(found)
 
 
 def _search_catalogue(
@@ -217,7 +205,11 @@ def _search_catalogue(
             items[rows, columns], scores[rows, columns] = best
     policy = request.policy
     added = log_chances(choice, policy)
-    return merge_interests(choice, items, scores, added, request.k, policy.merge == "quota")
+    merged = merge_interests(choice, items, scores, added, request.k, policy.merge == "quota")
+    visited = cells[0] if postings.cells > 1 else np.ones((len(items), 1), np.bool_)
+    complete = (visited | postings.empty).all(axis=1)
+    touched = visited | explored if postings.cells > 1 else visited
+    return replace(merged, visits=visits_of(touched, users.encoded.posterior, postings, complete))
 
 
 def _search(

@@ -6,7 +6,7 @@ A :class:`Searcher` holds no state that a call changes, so threads may share one
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -24,7 +24,25 @@ from tesserec.index.postings import Postings, ScorePostings, VectorPostings
 from tesserec.index.search import Progress, check_fit, has_interests, known_cells, retrieve
 from tesserec.index.topk import ItemVectors, exact_topk, item_vectors
 from tesserec.index.user_side import DenseSide, ScoreSide
-from tesserec.index.within import Visits
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a model answers to some users.
+
+    Attributes
+    ----------
+    candidates
+        ``user`` (row of the histories), ``rank`` (from 1), ``item``, ``score``, ``interest`` and ``probability``
+        (the slot and its share for models with several free vectors, null for models with one vector or tables),
+        ``explored``.
+    visits
+        One row a user: ``user``, ``certified``, ``cells``, ``items``, ``mass_left``; see
+        :class:`tesserec.index.contract.Visits`.
+    """
+
+    candidates: pl.DataFrame
+    visits: pl.DataFrame
 
 
 class Searcher:
@@ -119,7 +137,11 @@ class Searcher:
             )
         return indices
 
-    def recommend(
+    def recommend(self, histories: Sequence[Sequence[Any]], k: int = 20, **settings: Any) -> pl.DataFrame:
+        """The ranked candidates of :meth:`answer` alone; takes the same settings."""
+        return self.answer(histories, k, **settings).candidates
+
+    def answer(
         self,
         histories: Sequence[Sequence[Any]],
         k: int = 20,
@@ -133,8 +155,8 @@ class Searcher:
         exclude_seen: bool | None = None,
         diversity: float = 0.0,
         diversify_by: str | None = None,
-    ) -> pl.DataFrame:
-        """Ranked candidates; settings left at None are the model's own.
+    ) -> Answer:
+        """Ranked candidates and what the search left out; settings left at None are the model's own.
 
         Ids that are not in the catalogue are skipped; :meth:`encode` reports them.
 
@@ -150,10 +172,8 @@ class Searcher:
 
         Returns
         -------
-        polars.DataFrame
-            ``user`` (row of ``histories``), ``rank`` (from 1), ``item``, ``score``, ``interest`` and ``probability``
-            (the slot and its share for models with several free vectors, null for models with one vector or tables),
-            ``explored``.
+        Answer
+            Its candidates and visits.
 
         Raises
         ------
@@ -170,9 +190,9 @@ class Searcher:
         encoded, _ = self.encode(histories)
         ranked = partial(self.retrieve, policy=policy, exclude_seen=exclude_seen)
         if not diversity:
-            return self._table(ranked(encoded, k))
+            return self._answer(ranked(encoded, k))
         categories = None if diversify_by is None else item_categories(self.catalogue, diversify_by)
-        return self._table(diverse(ranked, encoded, k, strength=diversity, categories=categories))
+        return self._answer(diverse(ranked, encoded, k, strength=diversity, categories=categories))
 
     def retrieve(
         self,
@@ -183,7 +203,6 @@ class Searcher:
         *,
         budget_mb: int = 256,
         progress: Progress | None = None,
-        visits: Visits | None = None,
     ) -> Candidates:
         """Candidates by item index, as :func:`tesserec.index.search.retrieve`."""
         return retrieve(
@@ -195,8 +214,11 @@ class Searcher:
             exclude_seen=self.catalogue.exclude_seen if exclude_seen is None else exclude_seen,
             budget_mb=budget_mb,
             progress=progress,
-            visits=visits,
         )
+
+    def _answer(self, found: Candidates) -> Answer:
+        visits = pl.DataFrame({"user": np.arange(len(found.items), dtype=np.int64), **vars(found.visits)})
+        return Answer(self._table(found), visits)
 
     def _table(self, candidates: Candidates) -> pl.DataFrame:
         users, ranks = np.nonzero(candidates.items >= 0)

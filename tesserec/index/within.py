@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from tesserec.data.histories import Histories, Ints, Items
-from tesserec.index.contract import Candidates, Codes, Encoded, Floats, Policy, UserSide
+from tesserec.index.contract import Candidates, Codes, Encoded, Floats, Policy, UserSide, Visits
 from tesserec.index.interests import Choice
 from tesserec.index.kernels import contains, empty_rows, exact_dot, fast_dot, kernel, ordered_rows
 from tesserec.index.merge import Doubles, log_chances, merge_interests
@@ -36,25 +36,6 @@ BLOCK = 32
 
 
 @dataclass(frozen=True, eq=False)
-class Visits:
-    """What the search of each user touched.
-
-    Attributes
-    ----------
-    cells, items
-        Cells searched and items scored, int64 ``(users,)``.
-    """
-
-    cells: Ints
-    items: Ints
-
-    @classmethod
-    def none(cls, users: int) -> Self:
-        """No visit yet, for a search to fill."""
-        return cls(np.zeros(users, np.int64), np.zeros(users, np.int64))
-
-
-@dataclass(frozen=True, eq=False)
 class Users:
     """A batch of encoded users, the side that reads their interests, and what they must not be given (or None)."""
 
@@ -63,9 +44,7 @@ class Users:
     unwanted: Histories | None
 
 
-def search_within(
-    users: Users, postings: VectorPostings, choice: Choice, k: int, policy: Policy
-) -> tuple[Candidates, Visits]:
+def search_within(users: Users, postings: VectorPostings, choice: Choice, k: int, policy: Policy) -> Candidates:
     """The ``k`` best candidates of each user, every interest bringing items of its own cell.
 
     Parameters
@@ -77,7 +56,7 @@ def search_within(
     n, columns = choice.codes.shape
     wide = int((~choice.explored).any(axis=0).sum())
     heap_of = np.arange(columns) if by_quota else np.maximum(np.arange(columns) - wide + 1, 0)
-    heaps = _Heaps.empty(n, int(heap_of[-1]) + 1, min(k, postings.size))
+    heaps = _Heaps.empty(n, int(heap_of[-1]) + 1, min(k, postings.size), postings.cells)
     table = _table(users, postings, n)
     bases = log_chances(choice, policy)
     proves = policy.normalise and policy.merge == "probability"
@@ -94,7 +73,30 @@ def search_within(
     _, one_of_each = np.unique(heap_of, return_index=True)
     lists = Choice(*(getattr(choice, name)[:, one_of_each] for name in ("codes", "probability", "explored", "quotas")))
     found = merge_interests(lists, heaps.items, heaps.values, np.zeros(lists.codes.shape), k, by_quota)
-    return _name(found, postings, choice), Visits(heaps.cells, heaps.scored)
+    complete = _complete(heaps, users.encoded.posterior, postings, proves and policy.explore == 0)
+    visits = visits_of(heaps.visited, users.encoded.posterior, postings, complete)
+    return replace(_name(found, postings, choice), visits=visits)
+
+
+def visits_of(
+    visited: NDArray[np.bool_], posterior: Floats, postings: VectorPostings, certified: NDArray[np.bool_]
+) -> Visits:
+    """Sum up the cells visited, ``(users, cells)``."""
+    if postings.cells == 1:  # whose codes, if several, are no cells
+        posterior = np.ones((len(visited), 1), np.float32)
+    left = np.where(visited | postings.empty, 0, posterior).sum(axis=1, dtype=np.float64)
+    sizes = np.diff(postings.offsets)
+    return Visits(certified, visited.sum(axis=1), visited @ sizes, left.astype(np.float32))
+
+
+def _complete(heaps: _Heaps, posterior: Floats, postings: VectorPostings, proves: bool) -> NDArray[np.bool_]:
+    """Users none of whose cells that were not visited can bring an item."""
+    best_left = np.where(heaps.visited | postings.empty, 0, posterior).max(axis=1)
+    if not proves:
+        return best_left == 0
+    full = heaps.counts[:, 0] == heaps.values.shape[2]
+    with np.errstate(divide="ignore"):
+        return (best_left == 0) | (full & (np.log(best_left.astype(np.float64)) < heaps.values[:, 0].min(axis=1)))
 
 
 def _read(users: Users, postings: VectorPostings, codes: Codes, bases: Doubles, rows: Ints) -> _Block:
@@ -135,19 +137,18 @@ class _Table(NamedTuple):
 
 
 class _Heaps(NamedTuple):
-    """The best items so far, ``(users, heaps, k)`` with the worst of ``counts`` first; and what each user visited."""
+    """The best items so far, ``(users, heaps, k)`` with the worst of ``counts`` first; and each user's visited cells."""
 
     items: Items
     values: Doubles
     counts: Ints
-    cells: Ints
-    scored: Ints
+    visited: NDArray[np.bool_]
 
     @classmethod
-    def empty(cls, users: int, heaps: int, k: int) -> Self:
+    def empty(cls, users: int, heaps: int, k: int, cells: int) -> Self:
         shape = users, heaps, k
-        none = (np.zeros(users, np.int64) for _ in range(2))
-        return cls(np.full(shape, -1, np.int32), np.full(shape, -np.inf), np.zeros(shape[:2], np.int64), *none)
+        none, visited = np.zeros(shape[:2], np.int64), np.zeros((users, cells), np.bool_)
+        return cls(np.full(shape, -1, np.int32), np.full(shape, -np.inf), none, visited)
 
 
 def _table(users: Users, postings: VectorPostings, n: int) -> _Table:
@@ -195,8 +196,7 @@ def _absorb(
                     continue
                 score = np.float64(exact_dot(query, table.vectors[i])) - lse
                 _push(heaps, user, heap, item, base + min(score, most))  # no probability is above 1
-            heaps.cells[user] += 1
-            heaps.scored[user] += stop - start
+            heaps.visited[user, cell] = True
 
 
 @kernel

@@ -11,14 +11,14 @@ import polars as pl
 from tesserec.data.dataset import Dataset, Part
 from tesserec.data.histories import Histories
 from tesserec.data.ids import IdMap
-from tesserec.index.contract import Candidates
+from tesserec.index.contract import Candidates, Visits
 
 
 def candidates(items: np.ndarray) -> Candidates:
     """Candidates of which only the items matter."""
     items = np.asarray(items, dtype=np.int32)
     empty = np.zeros(items.shape, dtype=np.float32)
-    return Candidates(items, empty, items * 0 - 1, empty * np.nan, items < -1)
+    return Candidates(items, empty, items * 0 - 1, empty * np.nan, items < -1, Visits.none(len(items)))
 
 
 def answering(lists: np.ndarray) -> Callable[[Histories, int], Candidates]:

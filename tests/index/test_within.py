@@ -13,7 +13,6 @@ from tesserec.index.contract import Policy
 from tesserec.index.postings import ScorePostings, VectorPostings
 from tesserec.index.search import retrieve
 from tesserec.index.user_side import ConstantSide
-from tesserec.index.within import Visits
 from tests.index.world import chances_of, histories, policies, slow_retrieve, world
 
 FACTORISED = Policy(interests=1000, merge="probability", reach="cell", normalise=True)
@@ -70,8 +69,7 @@ def test_the_factorised_softmax_is_sorted_exactly(seed, cells, k, sharp):
     side.vectors *= sharp
     users = histories(seed, 5, 150)
     dense = log_probabilities(side, postings, users)
-    visits = Visits.none(5)
-    found = retrieve(side, postings, users, k, FACTORISED, exclude_seen=True, visits=visits)
+    found = retrieve(side, postings, users, k, FACTORISED, exclude_seen=True)
     for row, history in enumerate(users):
         dense[row, history] = -np.inf
         best = np.argsort(-dense[row], kind="stable")[:k]
@@ -79,8 +77,9 @@ def test_the_factorised_softmax_is_sorted_exactly(seed, cells, k, sharp):
         gap = np.diff(-dense[row, best], prepend=-np.inf, append=np.inf) > 2e-4
         alone = gap[1:] & gap[:-1]
         assert found.items[row][alone].tolist() == best[alone].tolist()
-    assert (visits.items <= 150).all()
-    assert (visits.cells <= cells).all()
+    assert (found.visits.items <= 150).all()
+    assert (found.visits.cells <= cells).all()
+    assert found.visits.certified.all()
 
 
 def test_probabilities_sum_to_one():
@@ -100,14 +99,18 @@ def test_cells_that_cannot_matter_are_not_visited_nor_read():
     read = []
     whole = side.read
     side.read = lambda encoded, codes: read.append(codes.shape) or whole(encoded, codes)
-    users, visits = histories(5, 30, 2000), Visits.none(30)
-    found = retrieve(side, postings, users, 10, FACTORISED, exclude_seen=True, visits=visits)
+    users = histories(5, 30, 2000)
+    found = retrieve(side, postings, users, 10, FACTORISED, exclude_seen=True)
+    visits = found.visits
     assert read == [(30, within.BLOCK)]
     assert (visits.cells < 20).all()
     assert (visits.items == [np.diff(postings.offsets)[:n].sum() for n in visits.cells]).all()
-    everything = Visits.none(30)
-    slow = retrieve(side, postings, users, 10, replace(FACTORISED, merge="quota"), exclude_seen=True, visits=everything)
-    assert (everything.cells == 10).all()
+    assert visits.certified.all()
+    for row, cells in enumerate(visits.cells):  # the likeliest cells come first
+        np.testing.assert_allclose(visits.mass_left[row], side.posterior[0, cells:].sum(), rtol=1e-4)
+    slow = retrieve(side, postings, users, 10, replace(FACTORISED, merge="quota"), exclude_seen=True)
+    assert (slow.visits.cells == 10).all()
+    assert not slow.visits.certified.any()
     assert (found.items >= 0).all()
     assert (slow.items >= 0).all()
 
@@ -130,8 +133,10 @@ def test_blocks_batches_and_budgets_do_not_matter(monkeypatch):
             patch.setattr(search, "_BATCH", 7)
             patch.setattr(within, "BLOCK", 3)
             small = retrieve(side, postings, users, 15, policy, exclude_seen=True, budget_mb=1)
-        for name in vars(whole):
+        for name in set(vars(whole)) - {"visits"}:
             np.testing.assert_array_equal(getattr(whole, name), getattr(small, name))
+        assert (small.visits.cells <= whole.visits.cells).all()
+        np.testing.assert_array_equal(small.visits.certified, whole.visits.certified)
 
 
 def test_what_has_no_cells_cannot_be_searched_within_them():
@@ -144,8 +149,6 @@ def test_what_has_no_cells_cannot_be_searched_within_them():
         retrieve(ConstantSide(), lists, users, 5, Policy(reach="cell"), exclude_seen=True)
     with pytest.raises(ConfigError, match=r"normalise = True.*set reach = 'cell'"):
         Policy(normalise=True)
-    with pytest.raises(ConfigError, match="visits are counted with reach = 'cell' only"):
-        retrieve(side, postings, users, 5, Policy(), exclude_seen=True, visits=Visits.none(2))
 
 
 def test_no_probability_is_above_one():
