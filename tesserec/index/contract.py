@@ -149,8 +149,8 @@ class Visits:
     @classmethod
     def none(cls, users: int) -> Self:
         """No visit yet, for a search to fill."""
-        counts = (np.zeros(users, np.int64) for _ in range(2))
-        return cls(np.zeros(users, np.bool_), *counts, np.ones(users, np.float32))
+        cells, items = np.zeros((2, users), np.int64)
+        return cls(np.zeros(users, np.bool_), cells, items, np.ones(users, np.float32))
 
     @classmethod
     def everything(cls, cells: NDArray[np.int64], items: NDArray[np.int64]) -> Self:

@@ -11,9 +11,11 @@ from tesserec.data.histories import Histories, Ints, Items
 from tesserec.errors import ConfigError, DataError
 from tesserec.index.contract import Candidates, Floats, Visits
 from tesserec.index.kernels import (
-    contains,
+    Denied,
+    bitmap,
     empty_rows,
     index_of,
+    is_unwanted,
     kernel,
     key_of,
     ordered_rows,
@@ -26,7 +28,9 @@ from tesserec.index.topk import in_threads
 from tesserec.index.user_side import DenseSide
 
 
-def best_of_all(side: DenseSide, postings: EveryItem, histories: Histories, k: int, exclude_seen: bool) -> Candidates:
+def best_of_all(
+    side: DenseSide, postings: EveryItem, histories: Histories, k: int, exclude_seen: bool, denied: Denied | None = None
+) -> Candidates:
     """The k items of largest score; ties in order of item."""
     scores = np.ascontiguousarray(side.score(histories), dtype=np.float32)
     if scores.shape != (expected := (len(histories), postings.size)):
@@ -39,21 +43,21 @@ def best_of_all(side: DenseSide, postings: EveryItem, histories: Histories, k: i
         no_candidates(users, k),
         visits=Visits.everything(np.zeros(users, np.int64), np.full(users, postings.size, np.int64)),
     )
-    unwanted = seen.values, seen.starts, seen.stops
+    unwanted = seen.values, seen.starts, seen.stops, bitmap(denied)
     in_threads(len(histories), partial(_best, scores, unwanted, answer.items, answer.scores))
     return answer
 
 
 @kernel
 def _best(
-    scores: Floats, unwanted: tuple[Items, Ints, Ints], out: Items, out_scores: Floats, begin: int, end: int
+    scores: Floats, unwanted: tuple[Items, Ints, Ints, Denied], out: Items, out_scores: Floats, begin: int, end: int
 ) -> None:
-    seen, seen_from, seen_to = unwanted
+    seen, seen_from, seen_to, denied = unwanted
     keys = np.empty(scores.shape[1], np.int64)
     for user in range(begin, end):
         n = 0
         for item in range(scores.shape[1]):
-            if not contains(seen, seen_from[user], seen_to[user], item):
+            if not is_unwanted(denied, seen, seen_from[user], seen_to[user], item):
                 keys[n] = key_of(scores[user, item], item)
                 n += 1
         count = min(n, out.shape[1])

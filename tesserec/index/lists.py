@@ -12,9 +12,11 @@ from tesserec.data.histories import Histories, Ints, Items
 from tesserec.errors import ConfigError
 from tesserec.index.contract import Candidates, Codes, Floats, Visits
 from tesserec.index.kernels import (
-    contains,
+    Denied,
+    bitmap,
     empty_rows,
     index_of,
+    is_unwanted,
     kernel,
     key_of,
     ordered_rows,
@@ -27,7 +29,14 @@ from tesserec.index.topk import frozen, in_threads
 from tesserec.index.user_side import ScoreSide
 
 
-def sum_lists(side: ScoreSide, postings: ScorePostings, histories: Histories, k: int, exclude_seen: bool) -> Candidates:
+def sum_lists(
+    side: ScoreSide,
+    postings: ScorePostings,
+    histories: Histories,
+    k: int,
+    exclude_seen: bool,
+    denied: Denied | None = None,
+) -> Candidates:
     """The k items with the largest sums of weight times posting score; ties in order of item.
 
     Only items that one of the user's lists names are candidates. Sums are float64 in the order of the codes.
@@ -39,7 +48,7 @@ def sum_lists(side: ScoreSide, postings: ScorePostings, histories: Histories, k:
     lengths = np.where(codes >= 0, np.diff(postings.offsets)[codes], 0)
     visits = Visits.everything((codes >= 0).sum(axis=1), lengths.sum(axis=1))
     answer = replace(no_candidates(len(histories), k), visits=visits)
-    users = _Users(codes, weights, seen.values, seen.starts, seen.stops)
+    users = _Users(codes, weights, seen.values, seen.starts, seen.stops, bitmap(denied))
     lists = _Lists(frozen(postings.items), frozen(postings.scores), frozen(postings.offsets), postings.size)
     in_threads(len(histories), partial(_sum_rows, users, lists, answer.items, answer.scores))
     return answer
@@ -51,6 +60,7 @@ class _Users(NamedTuple):
     seen: Items
     seen_from: Ints
     seen_to: Ints
+    denied: Denied
 
 
 class _Lists(NamedTuple):
@@ -73,7 +83,7 @@ def _sum_rows(users: _Users, lists: _Lists, out: Items, out_scores: Floats, begi
         left = 0
         for i in range(n):
             item = np.int32(keys[i])
-            if not contains(users.seen, users.seen_from[user], users.seen_to[user], item):
+            if not is_unwanted(users.denied, users.seen, users.seen_from[user], users.seen_to[user], item):
                 keys[left] = key_of(np.float32(totals[item]), item)
                 left += 1
             totals[item], touched[item] = 0.0, False
@@ -113,7 +123,7 @@ def _first_unseen(users: _Users, lists: _Lists, user: int, out: Items, out_score
         if n == out.shape[1]:
             break
         item = lists.items[posting]
-        if not contains(users.seen, users.seen_from[user], users.seen_to[user], item):
+        if not is_unwanted(users.denied, users.seen, users.seen_from[user], users.seen_to[user], item):
             out[user, n] = item
             out_scores[user, n] = np.float32(np.float64(users.weights[user, 0]) * lists.scores[posting])
             n += 1

@@ -89,7 +89,7 @@ class VectorPostings:
     @cached_property
     def empty(self) -> NDArray[np.bool_]:
         """Cells without an item, ``(cells,)``."""
-        return np.diff(self.offsets) == 0
+        return np.asarray(np.diff(self.offsets) == 0)
 
     @property
     def codes(self) -> int | None:

@@ -20,6 +20,7 @@ from tesserec.errors import ConfigError, DataError
 from tesserec.index.contract import Candidates, Floats, Policy, UserSide
 from tesserec.index.dense import best_of_all
 from tesserec.index.interests import Choice, choose, choose_from_history
+from tesserec.index.kernels import Denied
 from tesserec.index.lists import sum_lists
 from tesserec.index.merge import log_chances, merge_interests, no_candidates
 from tesserec.index.postings import EveryItem, Postings, ScorePostings, VectorPostings
@@ -39,6 +40,7 @@ def retrieve(
     policy: Policy,
     *,
     exclude_seen: bool,
+    denied: Denied | None = None,
     budget_mb: int = 256,
     progress: Progress | None = None,
 ) -> Candidates:
@@ -52,6 +54,9 @@ def retrieve(
         Item indices, oldest first, no row empty.
     exclude_seen
         Leave out the items of the history.
+    denied
+        Items that nobody must be given, as :func:`tesserec.index.filters.deny` marks them; lists are filled from the
+        others.
     budget_mb
         Working memory of the search, in MiB; the answer and the user side's own network come on top.
     progress
@@ -66,7 +71,7 @@ def retrieve(
     """
     check_fit(side, postings)
     _check(postings, histories, k, policy)
-    request = _Request(k, policy, exclude_seen, budget_mb)
+    request = _Request(k, policy, exclude_seen, denied, budget_mb)
     answer = no_candidates(len(histories), k)
     by_length = np.argsort(histories.lengths, kind="stable")  # users of like lengths share a batch: little padding
     batch = _batch_users(postings, request)
@@ -83,6 +88,7 @@ class _Request:
     k: int
     policy: Policy
     exclude_seen: bool
+    denied: Denied | None
     budget_mb: int
 
 
@@ -155,10 +161,10 @@ def _retrieve_batch(
 ) -> Candidates:
     if isinstance(side, ScoreSide):
         assert isinstance(postings, ScorePostings)
-        return sum_lists(side, postings, histories, request.k, request.exclude_seen)
+        return sum_lists(side, postings, histories, request.k, request.exclude_seen, request.denied)
     if isinstance(side, DenseSide):
         assert isinstance(postings, EveryItem)
-        return best_of_all(side, postings, histories, request.k, request.exclude_seen)
+        return best_of_all(side, postings, histories, request.k, request.exclude_seen, request.denied)
     assert isinstance(postings, VectorPostings)
     return _search_cells(side, postings, histories, request)
 
@@ -173,7 +179,7 @@ def _search_cells(side: UserSide, postings: VectorPostings, histories: Histories
     else:
         choice = choose(posterior, known, request.policy, request.k)
     visited = visited_cells(posterior, request.policy.visit if postings.cells > 1 else 1.0)
-    users = Users(side, encoded, histories if request.exclude_seen else None)
+    users = Users(side, encoded, histories if request.exclude_seen else None, request.denied)
     if request.policy.reach == "cell":
         if posterior.shape[1] != postings.cells:
             raise ConfigError("reach = 'cell', but the slots of this model own no cells; set reach = 'catalogue'")
@@ -207,7 +213,7 @@ def _search_catalogue(
     added = log_chances(choice, policy)
     merged = merge_interests(choice, items, scores, added, request.k, policy.merge == "quota")
     visited = cells[0] if postings.cells > 1 else np.ones((len(items), 1), np.bool_)
-    complete = (visited | postings.empty).all(axis=1)
+    complete = np.asarray((visited | postings.empty).all(axis=1))
     touched = visited | explored if postings.cells > 1 else visited
     return replace(merged, visits=visits_of(touched, users.encoded.posterior, postings, complete))
 
@@ -223,9 +229,10 @@ def _search(
     """The best items of each query in the cells of its user; None is every cell."""
     k, budget = request.k, request.budget_mb
     if cells is None:
-        return exact_topk(queries, postings.table, k, exclude=unwanted, budget_mb=budget)
+        return exact_topk(queries, postings.table, k, exclude=unwanted, denied=request.denied, budget_mb=budget)
     rows = _as_rows(cells).take(users)
-    return cells_topk(queries, postings.table, postings.offsets, rows, k, exclude=unwanted, budget_mb=budget)
+    table, denied = postings.table, request.denied
+    return cells_topk(queries, table, postings.offsets, rows, k, exclude=unwanted, denied=denied, budget_mb=budget)
 
 
 def _without_interests(found: Candidates) -> Candidates:

@@ -19,6 +19,8 @@ from tesserec.errors import ConfigError, DataError, UserError
 from tesserec.index.catalogue import Catalogue
 from tesserec.index.contract import Candidates, Floats, Merge, Policy, Select, Shares, UserSide
 from tesserec.index.diversify import diverse, item_categories
+from tesserec.index.filters import Filters, deny
+from tesserec.index.kernels import Denied
 from tesserec.index.names import name_interests
 from tesserec.index.postings import Postings, ScorePostings, VectorPostings
 from tesserec.index.search import Progress, check_fit, has_interests, known_cells, retrieve
@@ -153,6 +155,7 @@ class Searcher:
         select: Select | None = None,
         shares: Shares | None = None,
         exclude_seen: bool | None = None,
+        filters: Filters | None = None,
         diversity: float = 0.0,
         diversify_by: str | None = None,
     ) -> Answer:
@@ -164,6 +167,8 @@ class Searcher:
         ----------
         explore, visit, interests, merge, select, shares
             See :class:`tesserec.index.contract.Policy`.
+        filters
+            Which items may be in the lists, which are filled all the same.
         diversity
             Score that each pair of candidates of different interests is worth; above 0, a longer list is re-ranked by
             :func:`tesserec.index.diversify.diversify`, and scores need not fall with rank.
@@ -188,7 +193,8 @@ class Searcher:
         if diversify_by is not None and not diversity:
             raise ConfigError(f"diversify_by = {diversify_by!r} with diversity = 0 changes nothing; set diversity too")
         encoded, _ = self.encode(histories)
-        ranked = partial(self.retrieve, policy=policy, exclude_seen=exclude_seen)
+        denied = None if filters is None else deny(filters, self.catalogue)
+        ranked = partial(self.retrieve, policy=policy, exclude_seen=exclude_seen, denied=denied)
         if not diversity:
             return self._answer(ranked(encoded, k))
         categories = None if diversify_by is None else item_categories(self.catalogue, diversify_by)
@@ -201,6 +207,7 @@ class Searcher:
         policy: Policy | None = None,
         exclude_seen: bool | None = None,
         *,
+        denied: Denied | None = None,
         budget_mb: int = 256,
         progress: Progress | None = None,
     ) -> Candidates:
@@ -212,6 +219,7 @@ class Searcher:
             k,
             self.policy if policy is None else policy,
             exclude_seen=self.catalogue.exclude_seen if exclude_seen is None else exclude_seen,
+            denied=denied,
             budget_mb=budget_mb,
             progress=progress,
         )

@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError
 from tesserec.index.kernels import (
-    contains,
+    Denied,
+    bitmap,
     empty_rows,
     exact_dot,
     fast_dot,
     index_of,
+    is_unwanted,
     kernel,
     key_of,
     ordered_rows,
@@ -81,6 +83,7 @@ def exact_topk(
     k: int,
     *,
     exclude: Histories | None = None,
+    denied: Denied | None = None,
     budget_mb: int = 256,
 ) -> TopK:
     """The ``k`` vectors with the largest dot product of each query.
@@ -94,6 +97,8 @@ def exact_topk(
         better given as :func:`item_vectors`.
     exclude
         One set of item indices a row that must not be returned.
+    denied
+        Items that no row must be given, as :func:`tesserec.index.filters.deny` marks them.
     budget_mb
         Working memory besides inputs and answer, in MiB.
 
@@ -110,7 +115,7 @@ def exact_topk(
         If k or the budget is below one.
     """
     table = vectors if isinstance(vectors, ItemVectors) else item_vectors(vectors)
-    search = _Search(queries, table, k, exclude)
+    search = _Search(queries, table, k, exclude, denied)
     return _matrix_topk(search, *tile_shape(search.capacity, budget_mb))
 
 
@@ -144,6 +149,7 @@ def cells_topk(
     k: int,
     *,
     exclude: Histories | None = None,
+    denied: Denied | None = None,
     budget_mb: int = 256,
 ) -> TopK:
     """As :func:`exact_topk`, where each row sees only the vectors of its own cells.
@@ -155,7 +161,7 @@ def cells_topk(
     cells
         The cells of each row, each named once.
     """
-    search = _Search(queries, vectors, k, exclude)
+    search = _Search(queries, vectors, k, exclude, denied)
     tile_rows, _ = tile_shape(search.capacity, budget_mb)
     for start in range(0, len(queries), tile_rows):
         rows = search.rows(start, start + tile_rows)
@@ -179,6 +185,7 @@ class _Rows(NamedTuple):
     seen: Items
     seen_from: Ints
     seen_to: Ints
+    denied: Denied
     margins: Floats
     thresholds: Floats
     counts: Ints
@@ -189,10 +196,12 @@ class _Rows(NamedTuple):
 class _Search:
     """Checked inputs, and the answer that blocks of rows fill."""
 
-    def __init__(self, queries: Floats, table: ItemVectors, k: int, exclude: Histories | None) -> None:
+    def __init__(
+        self, queries: Floats, table: ItemVectors, k: int, exclude: Histories | None, denied: Denied | None = None
+    ) -> None:
         if k < 1:
             raise ConfigError(f"k = {k}; ask for at least one candidate")
-        self.queries, self.table, self.exclude = frozen(queries), table, exclude
+        self.queries, self.table, self.exclude, self.denied = frozen(queries), table, exclude, bitmap(denied)
         self.found = min(k, len(table.vectors))
         self.capacity = self.found + max(self.found, 64)
         self.margins = margins(self.queries, table.longest)
@@ -211,6 +220,7 @@ class _Search:
             unwanted.values,
             unwanted.starts,
             unwanted.stops,
+            self.denied,
             self.margins[part],
             np.full(n, -np.inf, np.float32),
             np.zeros(n, np.int64),
@@ -325,7 +335,9 @@ def _absorb(tile: Floats, first: int, r: _Rows, begin: int, end: int) -> None:
             if not _any_from(scores[chunk:stop], threshold):
                 continue
             for i in range(chunk, stop):
-                if scores[i] < threshold or contains(r.seen, r.seen_from[row], r.seen_to[row], r.items[first + i]):
+                if scores[i] < threshold:
+                    continue
+                if is_unwanted(r.denied, r.seen, r.seen_from[row], r.seen_to[row], r.items[first + i]):
                     continue
                 r.keys[row, n] = key_of(scores[i], first + i)
                 n += 1
@@ -343,7 +355,9 @@ def _visit(cells: Items, cells_from: Ints, cells_to: Ints, offsets: Ints, r: _Ro
         for visit in range(cells_from[row], cells_to[row]):
             for i in range(offsets[cells[visit]], offsets[cells[visit] + 1]):
                 score = fast_dot(query, r.vectors[i])
-                if score < threshold or contains(r.seen, r.seen_from[row], r.seen_to[row], r.items[i]):
+                if score < threshold:
+                    continue
+                if is_unwanted(r.denied, r.seen, r.seen_from[row], r.seen_to[row], r.items[i]):
                     continue
                 r.keys[row, n] = key_of(score, i)
                 n += 1

@@ -26,7 +26,7 @@ from typing_extensions import Self
 from tesserec.data.histories import Histories, Ints, Items
 from tesserec.index.contract import Candidates, Codes, Encoded, Floats, Policy, UserSide, Visits
 from tesserec.index.interests import Choice
-from tesserec.index.kernels import contains, empty_rows, exact_dot, fast_dot, kernel, ordered_rows
+from tesserec.index.kernels import Denied, bitmap, empty_rows, exact_dot, fast_dot, is_unwanted, kernel, ordered_rows
 from tesserec.index.merge import Doubles, log_chances, merge_interests
 from tesserec.index.postings import VectorPostings
 from tesserec.index.topk import frozen, in_threads, margins
@@ -37,11 +37,12 @@ BLOCK = 32
 
 @dataclass(frozen=True, eq=False)
 class Users:
-    """A batch of encoded users, the side that reads their interests, and what they must not be given (or None)."""
+    """A batch of encoded users, the side that reads their interests, and what each or all must not get."""
 
     side: UserSide
     encoded: Encoded
     unwanted: Histories | None
+    denied: Denied | None = None
 
 
 def search_within(users: Users, postings: VectorPostings, choice: Choice, k: int, policy: Policy) -> Candidates:
@@ -86,17 +87,18 @@ def visits_of(
         posterior = np.ones((len(visited), 1), np.float32)
     left = np.where(visited | postings.empty, 0, posterior).sum(axis=1, dtype=np.float64)
     sizes = np.diff(postings.offsets)
-    return Visits(certified, visited.sum(axis=1), visited @ sizes, left.astype(np.float32))
+    return Visits(certified, visited.sum(axis=1), np.asarray(visited @ sizes), left.astype(np.float32))
 
 
 def _complete(heaps: _Heaps, posterior: Floats, postings: VectorPostings, proves: bool) -> NDArray[np.bool_]:
     """Users none of whose cells that were not visited can bring an item."""
     best_left = np.where(heaps.visited | postings.empty, 0, posterior).max(axis=1)
     if not proves:
-        return best_left == 0
+        return np.asarray(best_left == 0)
     full = heaps.counts[:, 0] == heaps.values.shape[2]
     with np.errstate(divide="ignore"):
-        return (best_left == 0) | (full & (np.log(best_left.astype(np.float64)) < heaps.values[:, 0].min(axis=1)))
+        bound = np.log(best_left.astype(np.float64))
+    return np.asarray((best_left == 0) | (full & (bound < heaps.values[:, 0].min(axis=1))))
 
 
 def _read(users: Users, postings: VectorPostings, codes: Codes, bases: Doubles, rows: Ints) -> _Block:
@@ -134,10 +136,11 @@ class _Table(NamedTuple):
     seen: Items
     seen_from: Ints
     seen_to: Ints
+    denied: Denied
 
 
 class _Heaps(NamedTuple):
-    """The best items so far, ``(users, heaps, k)`` with the worst of ``counts`` first; and each user's visited cells."""
+    """The best items so far, ``(users, heaps, k)`` with the worst of ``counts`` first; and the cells visited."""
 
     items: Items
     values: Doubles
@@ -154,7 +157,13 @@ class _Heaps(NamedTuple):
 def _table(users: Users, postings: VectorPostings, n: int) -> _Table:
     seen = empty_rows(n) if users.unwanted is None else ordered_rows(users.unwanted)
     return _Table(
-        postings.table.vectors, postings.table.items, frozen(postings.offsets), seen.values, seen.starts, seen.stops
+        postings.table.vectors,
+        postings.table.items,
+        frozen(postings.offsets),
+        seen.values,
+        seen.starts,
+        seen.stops,
+        bitmap(users.denied),
     )
 
 
@@ -192,7 +201,7 @@ def _absorb(
                 if full and base + (dots[i - start] - lse) + margin < heaps.values[user, heap, 0]:
                     continue
                 item = table.items[i]
-                if contains(table.seen, table.seen_from[user], table.seen_to[user], item):
+                if is_unwanted(table.denied, table.seen, table.seen_from[user], table.seen_to[user], item):
                     continue
                 score = np.float64(exact_dot(query, table.vectors[i])) - lse
                 _push(heaps, user, heap, item, base + min(score, most))  # no probability is above 1
