@@ -17,6 +17,7 @@ from typing_extensions import Self
 
 from tesserec.errors import ArtefactError, DataError, UserError
 from tesserec.files import read_json
+from tesserec.index.compact import CompactVectors, compact
 from tesserec.index.topk import ItemVectors, item_vectors
 
 Floats = NDArray[np.float32]
@@ -100,6 +101,11 @@ class VectorPostings:
     def table(self) -> ItemVectors:
         """The vectors as the search takes them."""
         return item_vectors(self.vectors, self.items)
+
+    @cached_property
+    def compact(self) -> CompactVectors:
+        """The vectors in one byte a component, made when first asked for."""
+        return compact(self.vectors, self.table.longest)
 
     @property
     def place(self) -> Items:

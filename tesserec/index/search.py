@@ -23,6 +23,7 @@ from tesserec.index.interests import Choice, choose, choose_from_history
 from tesserec.index.kernels import Denied
 from tesserec.index.lists import sum_lists
 from tesserec.index.merge import log_chances, merge_interests, no_candidates
+from tesserec.index.one_pass import search_once, suits
 from tesserec.index.postings import EveryItem, Postings, ScorePostings, VectorPostings
 from tesserec.index.topk import TopK, cells_topk, exact_topk
 from tesserec.index.user_side import DenseSide, ScoreSide
@@ -178,8 +179,10 @@ def _search_cells(side: UserSide, postings: VectorPostings, histories: Histories
         choice = choose_from_history(of_history, postings.cells, request.policy, request.k)
     else:
         choice = choose(posterior, known, request.policy, request.k)
-    visited = visited_cells(posterior, request.policy.visit if postings.cells > 1 else 1.0)
     users = Users(side, encoded, histories if request.exclude_seen else None, request.denied)
+    if suits(request.policy, postings, choice.codes.shape[1]):
+        return search_once(users, postings, choice, request.k, request.policy)
+    visited = visited_cells(posterior, request.policy.visit if postings.cells > 1 else 1.0)
     if request.policy.reach == "cell":
         if posterior.shape[1] != postings.cells:
             raise ConfigError("reach = 'cell', but the slots of this model own no cells; set reach = 'catalogue'")
