@@ -225,7 +225,8 @@ def _absorb(
     margin: float,
 ) -> tuple[Ints, int, float]:
     """Add the rows of a chunk whose rounded scores may be answers to the running candidates."""
-    at, seen, seen_from, seen_to = 0, table.seen, table.seen_from[user], table.seen_to[user]
+    seen, seen_from, seen_to = table.seen, table.seen_from[user], table.seen_to[user]
+    at, limit = 0, n + 2 * k
     for part in range(len(starts)):
         row = starts[part]
         while row < stops[part]:
@@ -247,8 +248,9 @@ def _absorb(
                     n += 1
             at += end - row
             row = end
-        if n > 2 * k:
+        if n > limit:
             n, threshold = _keep_from(keys, n, k, margin)
+            limit = n + max(n, k)
     return keys, n, threshold
 
 

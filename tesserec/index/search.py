@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,10 +103,16 @@ def has_interests(postings: Postings) -> bool:
     return isinstance(postings, VectorPostings) and postings.cells > 1
 
 
+@lru_cache(maxsize=64)
+def _postings_of(side: type) -> type:
+    """The kind of postings that a kind of user side goes with; to ask protocols each time is slow."""
+    kinds: dict[type, type] = {ScoreSide: ScorePostings, DenseSide: EveryItem}
+    return next((kind for protocol, kind in kinds.items() if issubclass(side, protocol)), VectorPostings)
+
+
 def check_fit(side: UserSide | ScoreSide | DenseSide, postings: Postings) -> None:
     """Refuse a user side of one kind with postings of another."""
-    kinds = {ScoreSide: ScorePostings, DenseSide: EveryItem}
-    wanted = next((kind for protocol, kind in kinds.items() if isinstance(side, protocol)), VectorPostings)
+    wanted = _postings_of(type(side))
     if not isinstance(postings, wanted):
         raise ConfigError(
             f"{type(side).__name__} goes with {wanted.__name__}, not with {type(postings).__name__}; they do not fit"
@@ -160,14 +168,13 @@ def _batch_users(postings: Postings, request: _Request) -> int:
 def _retrieve_batch(
     side: UserSide | ScoreSide | DenseSide, postings: Postings, histories: Histories, request: _Request
 ) -> Candidates:
-    if isinstance(side, ScoreSide):
-        assert isinstance(postings, ScorePostings)
+    if isinstance(postings, ScorePostings):
+        assert isinstance(side, ScoreSide)
         return sum_lists(side, postings, histories, request.k, request.exclude_seen, request.denied)
-    if isinstance(side, DenseSide):
-        assert isinstance(postings, EveryItem)
+    if isinstance(postings, EveryItem):
+        assert isinstance(side, DenseSide)
         return best_of_all(side, postings, histories, request.k, request.exclude_seen, request.denied)
-    assert isinstance(postings, VectorPostings)
-    return _search_cells(side, postings, histories, request)
+    return _search_cells(cast(UserSide, side), postings, histories, request)  # the kinds were checked to fit
 
 
 def _search_cells(side: UserSide, postings: VectorPostings, histories: Histories, request: _Request) -> Candidates:
