@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # Waiting threads sleep instead of spinning, so that two processes can share the cores.
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: setup demo test lint format types clean
+.PHONY: setup demo test lint format types bench-index clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,11 @@ format: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy
+
+# An hour the first time, most of it for building the graphs of other engines; what is measured is not measured again.
+bench-index: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=2 $(BIN)/python -m benchmarks.index $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

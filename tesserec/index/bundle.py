@@ -23,7 +23,7 @@ from typing_extensions import Self
 from tesserec.errors import ArtefactError, ConfigError
 from tesserec.files import open_directory, read_json, seal, sync, write_atomic, write_json
 from tesserec.index.catalogue import Catalogue
-from tesserec.index.contract import Policy
+from tesserec.index.contract import Calibration, Policy
 from tesserec.index.postings import VectorPostings, open_postings
 from tesserec.index.searcher import Searcher
 from tesserec.index.user_side import open_user_side
@@ -120,7 +120,8 @@ def _write(folder: Path, searcher: Searcher, write_user_side: Callable[[Path], o
     searcher.catalogue.save(folder)
     if searcher.names is not None:
         searcher.names.write_parquet(folder / "names.parquet")
-    write_json(folder / "config.json", {"policy": asdict(searcher.policy)})
+    calibration = {"k": searcher.calibration.k, "masses": sorted(searcher.calibration.masses.items())}
+    write_json(folder / "config.json", {"policy": asdict(searcher.policy), "calibration": calibration})
     for file in files:
         shutil.copyfile(file, folder / Path(file).name)
 
@@ -130,7 +131,9 @@ def _open_parts(folder: Path, facts: dict[str, Any], threads: int = 1) -> Search
     config = read_json(folder / "config.json")
     try:
         policy = Policy(**config["policy"])
-    except (KeyError, TypeError, ConfigError) as error:
+        known = config.get("calibration", {"k": 0, "masses": []})
+        calibration = Calibration(int(known["k"]), {float(recall): float(mass) for recall, mass in known["masses"]})
+    except (AttributeError, KeyError, TypeError, ValueError, ConfigError) as error:
         raise ArtefactError(f"{folder / 'config.json'} does not hold a policy ({error}); publish again") from None
     catalogue = Catalogue.open(folder)
     postings = open_postings(folder / "postings")
@@ -144,7 +147,7 @@ def _open_parts(folder: Path, facts: dict[str, Any], threads: int = 1) -> Search
                 "they come from different models, publish again"
             )
     try:
-        return Searcher(catalogue, side, postings, policy, _names(folder), facts)
+        return Searcher(catalogue, side, postings, policy, _names(folder), facts, calibration)
     except ConfigError as error:
         raise ArtefactError(f"{folder} is a mixture of models ({error}); publish again") from None
 

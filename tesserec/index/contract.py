@@ -6,7 +6,7 @@ knows nor cares.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -82,6 +82,15 @@ class Policy:
         interest or item go back to the others.
     visit
         Posterior mass of the cells to search, 0 to 1; 1 visits every cell, which is exact.
+    max_items
+        Stop before the cell that would bring the items visited above this number; the likeliest cell is searched in
+        any case. None sets no cap.
+    exact
+        Search until no unvisited cell can change the list, whatever its probability: ``visit`` only says where the
+        proof begins.
+    recall
+        Visit the mass that reached this share of the exact lists on validation users; a model knows it for the
+        shares that it was calibrated for, see :mod:`tesserec.index.calibrate`.
     reach
         Which items an interest may bring: ``"catalogue"`` any of the visited cells, ``"cell"`` only those of its own,
         where that is visited.
@@ -106,6 +115,9 @@ class Policy:
     normalise: bool = False
     select: Select = "posterior"
     shares: Shares = "posterior"
+    max_items: int | None = None
+    exact: bool = False
+    recall: float | None = None
 
     def __post_init__(self) -> None:
         if self.interests < 1:
@@ -120,9 +132,51 @@ class Policy:
             )
         if self.normalise and self.reach != "cell":
             raise ConfigError("normalise = True, but scores are normalised over a cell; set reach = 'cell' with it")
+        if self.max_items is not None and self.max_items < 1:
+            raise ConfigError(f"max_items = {self.max_items}; a search visits at least one item, None sets no cap")
+        if sum((self.max_items is not None, self.exact, self.recall is not None)) > 1:
+            raise ConfigError(
+                f"max_items = {self.max_items}, exact = {self.exact}, recall = {self.recall}; these are different "
+                "ends of a search, choose one"
+            )
+        if self.recall is not None and not 0.0 < self.recall <= 1.0:
+            raise ConfigError(f"recall = {self.recall}; expected a share above 0 and at most 1")
         for name in ("explore", "visit"):
             if not 0.0 <= (value := getattr(self, name)) <= 1.0:
                 raise ConfigError(f"{name} = {value}; expected a share between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a model knows of its recall; see :func:`tesserec.index.calibrate.calibrate`.
+
+    Attributes
+    ----------
+    k
+        Length of the exact lists.
+    masses
+        The posterior mass to visit for each recall.
+    """
+
+    k: int
+    masses: dict[float, float]
+
+    def resolve(self, policy: Policy, k: int) -> Policy:
+        """The policy with the mass that belongs to its recall target.
+
+        Raises
+        ------
+        ConfigError
+            If the target, or lists as long, were not calibrated.
+        """
+        mass = None if policy.recall is None else self.masses.get(policy.recall)
+        if mass is None or k > self.k:
+            known = ", ".join(map(str, sorted(self.masses))) or "none"
+            raise ConfigError(
+                f"recall = {policy.recall} for lists of {k}, but this model was calibrated for the recalls {known} of "
+                f"lists of up to {self.k}; choose one of these, or calibrate the model and publish it again"
+            )
+        return replace(policy, visit=mass, recall=None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tesserec.data.histories import Ints, Items
 from tesserec.index.compact import MOST_INTERESTS, best_scores, round_queries
@@ -39,6 +40,10 @@ from tesserec.index.within import Users
 
 _CHUNK = 1 << 15
 """Items that are scored at once."""
+_STEP = 1 << 11
+"""Items that a proof visits before it looks again at what is left."""
+_FIRST = 0.9
+"""Mass of the cells that a proof starts from."""
 _ROUNDING = 32 * 2.0**-24
 _scratch = threading.local()
 
@@ -46,7 +51,8 @@ _scratch = threading.local()
 def suits(policy: Policy, postings: VectorPostings, interests: int) -> bool:
     """Whether a policy asks for what one pass can do."""
     merges = policy.merge != "quota" and policy.explore == 0 and policy.reach == "catalogue"
-    return merges and policy.visit < 1 and postings.cells > 1 and interests <= MOST_INTERESTS
+    leaves_out = policy.visit < 1 or policy.max_items is not None or policy.exact
+    return merges and leaves_out and postings.cells > 1 and interests <= MOST_INTERESTS
 
 
 def search_once(users: Users, postings: VectorPostings, choice: Choice, k: int, policy: Policy) -> Candidates:
@@ -101,28 +107,80 @@ def _search_rows(
 ) -> None:
     out = _Out(answer.items, answer.scores, answer.interests, answer.probability)
     k, visits = answer.items.shape[1], answer.visits
+    cap = np.iinfo(np.int64).max if policy.max_items is None else policy.max_items
+    mass = np.inf if policy.visit >= 1 else policy.visit
     for user in range(begin, end):
-        cells, visits.mass_left[user] = _likeliest_cells(posterior[user], table.offsets, policy.visit)
-        starts, stops, chunks = _ranges(cells, table.offsets, _CHUNK)
-        visits.cells[user], visits.items[user] = len(cells), (stops - starts).sum()
-        visits.certified[user] = visits.items[user] == postings.size
         used = np.flatnonzero(choice.codes[user] >= 0)
-        wanted, plus = np.ascontiguousarray(queries[user, used]), added[user, used]
-        rounded = round_queries(wanted, postings.compact)
-        exact = float(margins(wanted, postings.table.longest).max(initial=0.0))
-        largest = float(np.abs(wanted).sum(axis=1).max(initial=0.0)) * postings.table.longest
-        narrow = exact + _ROUNDING * (largest + float(np.abs(plus).max(initial=0.0)))
-        keys, count, threshold = np.empty(4 * k + 2048, np.int64), 0, -np.inf
-        plus32, margin = plus.astype(np.float32), 2 * rounded.error + narrow
+        search = _UserSearch(postings, table, user, np.ascontiguousarray(queries[user, used]), added[user, used], k)
+        cells = _likeliest_cells(posterior[user], table.offsets, min(mass, _FIRST) if policy.exact else mass, cap)
+        search.visit(cells)
+        visited = np.zeros(postings.cells, np.bool_)
+        visited[cells] = True
+        if policy.exact:
+            search.visit_until_proven(visited)
+        search.finish(choice.codes[user, used], choice.probability[user, used], out)
+        visits.cells[user], visits.items[user] = np.count_nonzero(visited), search.visited
+        visits.certified[user] = policy.exact or search.visited == postings.size
+        visits.mass_left[user] = posterior[user, ~(visited | postings.empty)].sum(dtype=np.float64)
+
+
+class _UserSearch:
+    """The running candidates of a user."""
+
+    def __init__(
+        self, postings: VectorPostings, table: _Table, user: int, queries: Floats, added: Doubles, k: int
+    ) -> None:
+        self.postings, self.table, self.user, self.queries, self.added, self.k = (
+            postings,
+            table,
+            user,
+            queries,
+            added,
+            k,
+        )
+        self.rounded = round_queries(queries, postings.compact)
+        largest = float(np.abs(queries).sum(axis=1).max(initial=0.0)) * postings.table.longest
+        exact = float(margins(queries, postings.table.longest).max(initial=0.0))
+        self.narrow = exact + _ROUNDING * (largest + float(np.abs(added).max(initial=0.0)))
+        self.margin = 2 * self.rounded.error + self.narrow
+        self.keys, self.count, self.threshold = np.empty(4 * k + 2048, np.int64), 0, -np.inf
+        self.visited = 0
+
+    def visit(self, cells: Codes) -> None:
+        """Add the items of some cells."""
+        starts, stops, chunks = _ranges(cells, self.table.offsets, _CHUNK)
+        added = self.added.astype(np.float32)
+        values = _values()
         for first, last in zip(chunks[:-1].tolist(), chunks[1:].tolist(), strict=True):
-            part = slice(first, last)
-            values = _values()
-            best_scores(postings.compact, rounded, plus32, starts[part], stops[part], values)
-            keys, count, threshold = _absorb(
-                values, starts[part], stops[part], table, user, keys, count, threshold, k, margin
-            )
-        chosen = choice.codes[user, used], choice.probability[user, used]
-        _finish(wanted, plus, keys, count, (margin, narrow), table, chosen, out, user)
+            rows = starts[first:last], stops[first:last]
+            best_scores(self.postings.compact, self.rounded, added, *rows, values)
+            running = self.keys, self.count, self.threshold, self.k, self.margin
+            self.keys, self.count, self.threshold = _absorb(values, *rows, self.table, self.user, *running)
+        self.visited += int((stops - starts).sum())
+
+    def visit_until_proven(self, visited: NDArray[np.bool_]) -> None:
+        """Go on with the cells that could hold a better item than the k-th best, most promising first."""
+        centres, radii = self.postings.balls
+        lengths = np.sqrt(np.einsum("ij,ij->i", self.queries, self.queries, dtype=np.float64))
+        bounds = (centres @ self.queries.T) + np.outer(radii, lengths) + self.added
+        best = bounds.max(axis=1, initial=-np.inf) + self.narrow
+        best[visited | self.postings.empty] = -np.inf
+        sizes = np.diff(self.postings.offsets)
+        left = np.argsort(-best, kind="stable")[: np.count_nonzero(best > -np.inf)]
+        while len(left):
+            self.count, threshold = _keep_from(self.keys, self.count, self.k, self.margin)
+            self.threshold = max(self.threshold, threshold)
+            left = left[best[left] >= self.threshold]
+            several = max(1, int(np.searchsorted(np.cumsum(sizes[left]), _STEP)))
+            self.visit(left[:several].astype(np.int32))
+            visited[left[:several]] = True
+            left = left[several:]
+
+    def finish(self, codes: Codes, chances: Floats, out: _Out) -> None:
+        """Write the answer."""
+        margins_ = self.margin, self.narrow
+        of_user = self.table, (codes, chances), out, self.user
+        _finish(self.queries, self.added, self.keys, self.count, margins_, *of_user)
 
 
 def _values() -> Floats:
@@ -134,15 +192,15 @@ def _values() -> Floats:
 
 
 @kernel
-def _likeliest_cells(posterior: Floats, offsets: Ints, visit: float) -> tuple[Codes, float]:
-    """The likeliest cells that together reach a mass, best first, and the mass of the others that hold items."""
+def _likeliest_cells(posterior: Floats, offsets: Ints, visit: float, most: int) -> Codes:
+    """The likeliest cells that together reach a mass and hold no more than some items, at least one; best first."""
     n = len(posterior)
     keys = np.empty(n, np.int64)
     for code in range(n):
         keys[code] = key_of(posterior[code], code)
-    done, wide, mass = 0, 64, 0.0
+    done, wide, mass, held, full = 0, 64, 0.0, 0, False
     cells = np.empty(n, np.int32)
-    while done < n and (mass < visit or done == 0):
+    while done < n and not full and (mass < visit or done == 0):
         block = keys[done:]
         take = min(wide, len(block))
         if take < len(block):
@@ -150,20 +208,16 @@ def _likeliest_cells(posterior: Floats, offsets: Ints, visit: float) -> tuple[Co
         block[:take].sort()
         block[:take] = block[:take][::-1].copy()
         for i in range(take):
-            if done > 0 and mass >= visit:
+            cell = index_of(block[i])
+            held += offsets[cell + 1] - offsets[cell]
+            full = done > 0 and held > most
+            if full or (done > 0 and mass >= visit):
                 break
-            cells[done] = index_of(block[i])
+            cells[done] = cell
             mass += np.float64(posterior[cells[done]])
             done += 1
         wide *= 2
-    left = 0.0
-    visited = np.zeros(n, np.bool_)
-    for i in range(done):
-        visited[cells[i]] = True
-    for code in range(n):
-        if not visited[code] and offsets[code + 1] > offsets[code]:
-            left += posterior[code]
-    return cells[:done], left
+    return cells[:done]
 
 
 @kernel

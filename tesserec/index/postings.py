@@ -107,6 +107,16 @@ class VectorPostings:
         """The vectors in one byte a component, made when first asked for."""
         return compact(self.vectors, self.table.longest)
 
+    @cached_property
+    def balls(self) -> tuple[Floats, NDArray[np.float64]]:
+        """A centre ``(cells, dim)`` and a radius ``(cells,)`` for each cell, such that the ball holds its items."""
+        centres, radii = np.zeros((self.cells, self.dim), np.float32), np.zeros(self.cells)
+        for cell in np.flatnonzero(~self.empty):
+            own = self.vectors[self.offsets[cell] : self.offsets[cell + 1]].astype(np.float64)
+            centres[cell] = own.mean(axis=0)
+            radii[cell] = np.linalg.norm(own - centres[cell], axis=1).max() * (1 + 1e-9)
+        return centres, radii
+
     @property
     def place(self) -> Items:
         """Row of each item in ``vectors``, int32 ``(size,)``."""

@@ -127,6 +127,10 @@ def _check(postings: Postings, histories: Histories, k: int, policy: Policy) -> 
             f"explore = {policy.explore}, but this model has no interests that users share, so none to explore; "
             "models with a codebook have them (sparc), or leave explore at 0"
         )
+    if policy.recall is not None:
+        raise ConfigError(f"recall = {policy.recall} has no mass here; ask a model that was calibrated for it")
+    if policy.max_items is not None and not has_interests(postings):
+        raise ConfigError(f"max_items = {policy.max_items}, but this model has no cells to leave out; leave it at None")
     if policy.select == "history" and not has_interests(postings):
         raise ConfigError(
             "select = 'history', but this model has no interests that users share, so a history has no frequent ones; "
@@ -189,7 +193,10 @@ def _search_cells(side: UserSide, postings: VectorPostings, histories: Histories
     users = Users(side, encoded, histories if request.exclude_seen else None, request.denied)
     if suits(request.policy, postings, choice.codes.shape[1]):
         return search_once(users, postings, choice, request.k, request.policy)
-    visited = visited_cells(posterior, request.policy.visit if postings.cells > 1 else 1.0)
+    if postings.cells == 1 or request.policy.exact:
+        visited = np.ones(posterior.shape, np.bool_)
+    else:
+        visited = visited_cells(posterior, request.policy.visit, np.diff(postings.offsets), request.policy.max_items)
     if request.policy.reach == "cell":
         if posterior.shape[1] != postings.cells:
             raise ConfigError("reach = 'cell', but the slots of this model own no cells; set reach = 'catalogue'")
@@ -268,17 +275,22 @@ def known_cells(postings: VectorPostings, histories: Histories) -> NDArray[np.bo
     return known
 
 
-def visited_cells(posterior: Floats, visit: float) -> NDArray[np.bool_]:
+def visited_cells(
+    posterior: Floats, visit: float, sizes: NDArray[np.int64] | None = None, max_items: int | None = None
+) -> NDArray[np.bool_]:
     """The likeliest cells that together reach the posterior mass ``visit``, at least one, ``(users, cells)``.
 
-    A mass of 1 visits every cell, those of probability zero too.
+    A mass of 1 visits every cell, those of probability zero too. With ``max_items`` they end before the cell that
+    would bring their ``sizes`` above it.
     """
-    if visit >= 1.0:
+    if visit >= 1.0 and max_items is None:
         return np.ones(posterior.shape, np.bool_)
     order = np.argsort(-posterior, axis=1, kind="stable")
     mass_before = np.cumsum(np.take_along_axis(posterior, order, axis=1), axis=1, dtype=np.float64)
     mass_before = np.hstack([np.zeros((len(posterior), 1)), mass_before[:, :-1]])
-    chosen = mass_before < visit
+    chosen = (mass_before < visit) | (visit >= 1.0)
+    if max_items is not None and sizes is not None:
+        chosen &= np.cumsum(sizes[order], axis=1) <= max_items
     chosen[:, 0] = True
     visited = np.zeros(posterior.shape, np.bool_)
     np.put_along_axis(visited, order, chosen, axis=1)

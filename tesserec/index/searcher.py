@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError, UserError
 from tesserec.index.catalogue import Catalogue
-from tesserec.index.contract import Candidates, Floats, Merge, Policy, Select, Shares, UserSide
+from tesserec.index.contract import Calibration, Candidates, Floats, Merge, Policy, Select, Shares, UserSide
 from tesserec.index.diversify import diverse, item_categories
 from tesserec.index.filters import Filters, deny
 from tesserec.index.kernels import Denied
@@ -66,6 +66,8 @@ class Searcher:
         them when they are first asked for.
     facts
         What is known about the model (name, seed, dataset fingerprint, ...).
+    calibration
+        What is known of the recall of a mass; without it a policy with a recall target is refused.
 
     Raises
     ------
@@ -81,12 +83,14 @@ class Searcher:
         policy: Policy,
         names: pl.DataFrame | None = None,
         facts: dict[str, Any] | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         if postings.size != len(catalogue):
             raise ConfigError(f"the postings hold {postings.size} items, the catalogue {len(catalogue)}")
         check_fit(side, postings)
         self.catalogue, self.side, self.postings, self.policy = catalogue, side, postings, policy
         self.facts = dict(facts or {})
+        self.calibration = calibration or Calibration(0, {})
         self._given_names = names
 
     @cached_property
@@ -150,6 +154,9 @@ class Searcher:
         *,
         explore: float | None = None,
         visit: float | None = None,
+        max_items: int | None = None,
+        exact: bool | None = None,
+        recall: float | None = None,
         interests: int | None = None,
         merge: Merge | None = None,
         select: Select | None = None,
@@ -165,7 +172,7 @@ class Searcher:
 
         Parameters
         ----------
-        explore, visit, interests, merge, select, shares
+        explore, visit, max_items, exact, recall, interests, merge, select, shares
             See :class:`tesserec.index.contract.Policy`.
         filters
             Which items may be in the lists, which are filled all the same.
@@ -188,6 +195,7 @@ class Searcher:
             If k or a setting is out of range, or does not go with this model.
         """
         given: dict[str, Any] = {"explore": explore, "visit": visit, "interests": interests}
+        given |= {"max_items": max_items, "exact": exact, "recall": recall}
         given |= {"merge": merge, "select": select, "shares": shares}
         policy = replace(self.policy, **{name: value for name, value in given.items() if value is not None})
         if diversify_by is not None and not diversity:
@@ -212,12 +220,13 @@ class Searcher:
         progress: Progress | None = None,
     ) -> Candidates:
         """Candidates by item index, as :func:`tesserec.index.search.retrieve`."""
+        policy = self.policy if policy is None else policy
         return retrieve(
             self.side,
             self.postings,
             histories,
             k,
-            self.policy if policy is None else policy,
+            policy if policy.recall is None else self.calibration.resolve(policy, k),
             exclude_seen=self.catalogue.exclude_seen if exclude_seen is None else exclude_seen,
             denied=denied,
             budget_mb=budget_mb,

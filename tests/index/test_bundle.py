@@ -14,7 +14,7 @@ import pytest
 from tesserec.errors import ArtefactError, ConfigError, UserError
 from tesserec.files import MANIFEST, seal
 from tesserec.index.bundle import Bundle, generations, publish
-from tesserec.index.contract import Policy
+from tesserec.index.contract import Calibration, Policy
 from tesserec.index.postings import EveryItem, ScorePostings
 from tesserec.index.searcher import Searcher
 from tesserec.index.user_side import ConstantSide, HistorySide, OnnxSide, open_user_side
@@ -36,16 +36,15 @@ def publish_popularity(root, first=0):
     return publish(root, searcher, searcher.side.save, FACTS | {"first": first})
 
 
-def publish_network(root, seed=0, codes=6, side_codes=None, cells=None):
+def publish_network(root, seed=0, codes=6, side_codes=None, cells=None, calibration=None):
     onnx_model = pytest.importorskip("tests.index.onnx_model", reason="needs onnx")
     _, postings = world(seed, items=60, cells=cells or codes)
     workbench = root.parent / f"workbench-{seed}"
     workbench.mkdir(exist_ok=True)
     onnx_model.write_network(workbench, codes=codes, seed=seed)
     side = OnnxSide(workbench, postings.vectors_of)
-    searcher = Searcher(
-        catalogue(60, title=[f"T{i}" for i in range(60)]), side, postings, Policy(interests=3, merge="quota")
-    )
+    items, policy = catalogue(60, title=[f"T{i}" for i in range(60)]), Policy(interests=3, merge="quota")
+    searcher = Searcher(items, side, postings, policy, calibration=calibration)
 
     def write(folder):
         onnx_model.write_network(folder, codes=side_codes or codes, seed=seed)
@@ -305,3 +304,9 @@ def test_a_copied_root_still_opens(root, tmp_path):
     publish_popularity(root)
     shutil.copytree(root, tmp_path / "copy")
     assert Bundle.open(tmp_path / "copy").generation == 1
+
+
+@pytest.mark.parametrize("known", [Calibration(0, {}), Calibration(100, {0.9: 0.25, 0.99: 0.7500000000000001})])
+def test_a_bundle_keeps_what_is_known_of_its_recall(root, known):
+    publish_network(root, calibration=known)
+    assert Bundle.open(root).searcher.calibration == known
