@@ -8,14 +8,14 @@ STAMP := $(VENV)/.installed
 # Waiting threads sleep instead of spinning, so that two processes can share the cores.
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: setup demo test lint format types bench-index clean
+.PHONY: setup demo test fuzz audit serve-install screenshots lint format types bench-index clean
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "tesserec needs Python 3.10 or newer; run: make PYTHON=python3.12 setup")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,report,pandas,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,report,pandas,serve,redis,dev]'
 	touch $@
 
 # DATA=path runs the line on that log instead of the synthetic world; ARGS=--short makes it quick.
@@ -24,6 +24,22 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=2 $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+# A longer fuzzing of the service from its own description than the suite has.
+fuzz: $(STAMP)
+	FUZZ_EXAMPLES=300 $(BIN)/python -m pytest tests/serving/test_fuzz.py $(ARGS)
+
+# Known vulnerabilities of what is installed; says so and passes where the database cannot be reached.
+audit: $(STAMP)
+	deploy/audit.sh $(BIN)/python
+
+# The extra `serve` in a fresh environment, without PyTorch: does it serve, how large is it, how fast does it start.
+serve-install: $(STAMP)
+	$(BIN)/python benchmarks/service.py install
+
+# Pictures of the explorer for the docs, of the bundles under DATA.
+screenshots: $(STAMP)
+	$(BIN)/python -m tests.serving.screenshots '$(DATA)' docs/images
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -36,10 +52,10 @@ format: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-# An hour the first time, most of it for building the graphs of other engines; what is measured is not measured again.
+# Ours beside nearest-neighbour libraries; ARGS='--items 1000000 --engine tesserec' for a part of it.
 bench-index: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=2 $(BIN)/python -m benchmarks.index $(ARGS)
+	$(BIN)/python -m benchmarks.index $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

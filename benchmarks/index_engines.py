@@ -1,197 +1,135 @@
-"""The engines of ``index.py``: how each is built, kept, and asked for the best items of a user's vectors."""
+"""The engines of the index benchmark: each builds from a world and offers an answer function for each setting."""
 
 from __future__ import annotations
 
-import json
-import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
-import faiss
-import hnswlib
 import numpy as np
-from numpy.typing import NDArray
-from usearch.index import Index
 
-from benchmarks.index_world import DIM, EXACT, K, KnownUsers, User, World
-from tesserec.data.histories import Histories
-from tesserec.index.postings import VectorPostings
-from tesserec.index.search import retrieve
+from benchmarks.index_world import DIM, IndexWorld
+from tesserec.index.kernels import index_of, kernel, key_of
 
-Found = Any
-Search = Callable[[Sequence[User]], Found]
+Answer = Callable[[Any], Any]
 
 
-class Engine(ABC):
-    """An engine; users of one call are searched together."""
+class Engine(Protocol):
+    """A built index."""
 
-    settings: Sequence[str] = ()
-    users = 500
+    bytes_per_item: float
+    facts: dict[str, Any]
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def load(self, world: World, work: Path) -> tuple[Any, float]:
-        """The index of the world's items, built unless it was kept, and the seconds that building took."""
-        path = work / f"{self.name}-{world.size}.index"
-        if not path.with_suffix(".json").exists():
-            start = time.perf_counter()
-            self.save(self.build(world), path)
-            path.with_suffix(".json").write_text(json.dumps(time.perf_counter() - start))
-        return self.open(path), json.loads(path.with_suffix(".json").read_text())
-
-    @abstractmethod
-    def build(self, world: World) -> Any: ...
-
-    @abstractmethod
-    def save(self, index: Any, path: Path) -> None: ...
-
-    @abstractmethod
-    def open(self, path: Path) -> Any: ...
-
-    @abstractmethod
-    def searcher(self, index: Any, setting: str, world: World, threads: int) -> Search: ...
-
-    def bytes(self, index: Any, world: World) -> int:
-        return self.size
-
-    def merged(self, found: Found) -> list[NDArray[np.integer[Any]]]:
-        """The best K items of each user from lists ``(vectors of all users, K)`` of scores and items."""
-        scores, items = (np.asarray(part).reshape(-1, 8 * K) for part in found)
-        return [list(dict.fromkeys(row[np.argsort(-s)].tolist()))[:K] for s, row in zip(scores, items, strict=True)]
+    def settings(self, k: int) -> Iterator[tuple[str, Answer]]:
+        """Names of settings, and for each a function from 8 vectors to k items."""
+        ...
 
 
-class Faiss(Engine):
-    def __init__(self, name: str, form: str, settings: Sequence[str], users: int = 500) -> None:
-        super().__init__(name)
-        self.form, self.settings, self.users = form, settings, users
+@kernel
+def merge(items: Any, scores: Any, k: int) -> Any:
+    """The k best items of several lists, each item once, by its best score."""
+    keys = np.empty(items.size, np.int64)
+    for i in range(items.size):
+        keys[i] = key_of(scores.flat[i], items.flat[i])
+    keys.sort()
+    out, n = np.empty(k, np.int64), 0
+    for i in range(len(keys) - 1, -1, -1):
+        item, new = index_of(keys[i]), True
+        for j in range(n):
+            if out[j] == item:
+                new = False
+                break
+        if new:
+            out[n] = item
+            n += 1
+            if n == k:
+                break
+    return out[:n]
 
-    def build(self, world: World) -> Any:
+
+class _Faiss:
+    def __init__(self, world: IndexWorld, recipe: str, knob: str, values: tuple[int, ...], inner: bool = True) -> None:
+        import faiss
+
+        faiss.omp_set_num_threads(2)
+        metric = faiss.METRIC_INNER_PRODUCT if inner else faiss.METRIC_L2
+        self.index = faiss.index_factory(DIM, recipe, metric)
+        self.index.train(world.vectors[: 64 * 4096])
+        self.index.add(world.vectors)
         faiss.omp_set_num_threads(1)
-        form = self.form.replace("CELLS", str(world.postings.cells))
-        index = faiss.index_factory(DIM, form, faiss.METRIC_INNER_PRODUCT)
-        if form.startswith("IVF"):
-            index.train(world.vectors[: 64 * world.postings.cells])
-        index.add(world.vectors)
-        return index
+        self.knob, self.values, self.facts, self.inner = knob, values, {}, inner
+        self.bytes_per_item = len(faiss.serialize_index(self.index)) / len(world.vectors)
 
-    def save(self, index: Any, path: Path) -> None:
-        faiss.write_index(index, str(path))
+    def settings(self, k: int) -> Iterator[tuple[str, Answer]]:
+        import faiss
 
-    def open(self, path: Path) -> Any:
-        self.size = path.stat().st_size
-        return faiss.read_index(str(path))
+        def answer(user: Any) -> Any:
+            scores, items = self.index.search(user, k)
+            return merge(items, scores if self.inner else -scores, k)
 
-    def searcher(self, index: Any, setting: str, world: World, threads: int) -> Search:
-        faiss.omp_set_num_threads(threads)
-        if setting != "all":
-            faiss.ParameterSpace().set_index_parameters(index, setting)
-        return lambda users: index.search(np.concatenate([user.vectors for user in users]), K)
+        for value in self.values:
+            if self.knob:
+                faiss.ParameterSpace().set_index_parameter(self.index, self.knob, value)
+            yield f"{self.knob}={value}" if self.knob else "exact", answer
 
 
-class Hnswlib(Engine):
-    settings = ("ef=100", "ef=200", "ef=400")
+class _Hnswlib:
+    def __init__(self, world: IndexWorld) -> None:
+        import hnswlib
 
-    def build(self, world: World) -> Any:
-        index = hnswlib.Index("ip", DIM)
-        index.init_index(world.size, M=16, ef_construction=200, random_seed=1)
-        index.add_items(world.vectors, num_threads=1)
-        return index
+        self.index = hnswlib.Index("ip", DIM)
+        self.index.init_index(len(world.vectors), M=16, ef_construction=200)
+        self.index.add_items(world.vectors, num_threads=2)
+        self.bytes_per_item, self.facts = self.index.index_file_size() / len(world.vectors), {}
 
-    def save(self, index: Any, path: Path) -> None:
-        index.save_index(str(path))
+    def settings(self, k: int) -> Iterator[tuple[str, Answer]]:
+        def answer(user: Any) -> Any:
+            items, distances = self.index.knn_query(user, k, num_threads=1)
+            return merge(items.astype(np.int64), -distances, k)
 
-    def open(self, path: Path) -> Any:
-        self.size = path.stat().st_size
-        index = hnswlib.Index("ip", DIM)
-        index.load_index(str(path))
-        return index
-
-    def searcher(self, index: Any, setting: str, world: World, threads: int) -> Search:
-        index.set_ef(int(setting.removeprefix("ef=")))
-
-        def search(users: Sequence[User]) -> Found:
-            items, distances = index.knn_query(np.concatenate([u.vectors for u in users]), K, num_threads=threads)
-            return -distances, items
-
-        return search
+        for ef in (100, 200, 400):
+            self.index.set_ef(ef)
+            yield f"ef={ef}", answer
 
 
-class Usearch(Engine):
-    settings = ("ef=100", "ef=200", "ef=400")
+class _Usearch:
+    def __init__(self, world: IndexWorld) -> None:
+        from usearch.index import Index
 
-    def build(self, world: World) -> Any:
-        index = Index(ndim=DIM, metric="ip", dtype="f32", connectivity=16, expansion_add=128)
-        index.add(np.arange(world.size), world.vectors, threads=1)
-        return index
+        self.index = Index(ndim=DIM, metric="ip", dtype="f32", connectivity=16, expansion_add=128)
+        self.index.add(np.arange(len(world.vectors)), world.vectors, threads=2)
+        self.bytes_per_item, self.facts = self.index.memory_usage / len(world.vectors), {}
 
-    def save(self, index: Any, path: Path) -> None:
-        index.save(str(path))
+    def settings(self, k: int) -> Iterator[tuple[str, Answer]]:
+        def answer(user: Any) -> Any:
+            found = self.index.search(user, k, threads=1)
+            return merge(found.keys.astype(np.int64), -found.distances.astype(np.float32), k)
 
-    def open(self, path: Path) -> Any:
-        self.size = path.stat().st_size
-        return Index.restore(str(path))
-
-    def searcher(self, index: Any, setting: str, world: World, threads: int) -> Search:
-        index.expansion_search = int(setting.removeprefix("ef="))
-
-        def search(users: Sequence[User]) -> Found:
-            found = index.search(np.concatenate([user.vectors for user in users]), K, threads=threads)
-            return -found.distances, found.keys
-
-        return search
+        for ef in (100, 200, 400):
+            self.index.expansion_search = ef
+            yield f"ef={ef}", answer
 
 
-class Tesserec(Engine):
-    """Cells in falling probability until a mass is reached; the setting is that mass, or "exact" for a proof."""
-
-    settings = ("mass 0.8", "mass 0.9", "mass 0.95", "mass 0.98", "exact")
-
-    def load(self, world: World, work: Path) -> tuple[Any, float]:
-        start = time.perf_counter()
-        index = VectorPostings(world.postings.vectors, world.postings.items, world.postings.offsets)
-        table, rounded = index.table, index.compact
-        self.size = sum(part.nbytes for part in (*table[:3], *rounded[:2], index.offsets))
-        return index, world.fit_seconds + time.perf_counter() - start
-
-    def build(self, world: World) -> Any:
-        raise NotImplementedError("cells are fitted with the world")
-
-    def save(self, index: Any, path: Path) -> None:
-        raise NotImplementedError("cells are kept with the world")
-
-    def open(self, path: Path) -> Any:
-        raise NotImplementedError("cells are kept with the world")
-
-    def searcher(self, index: Any, setting: str, world: World, threads: int) -> Search:
-        if setting == "exact":
-            policy = replace(EXACT, exact=True)
-        else:
-            policy = replace(EXACT, visit=float(setting.removeprefix("mass ")))
-        side = KnownUsers(world.users)
-
-        def search(users: Sequence[User]) -> Found:
-            numbers = Histories.from_lists([[user.number] for user in users])
-            return retrieve(side, index, numbers, K, policy, exclude_seen=False)
-
-        return search
-
-    def merged(self, found: Found) -> Any:
-        return found.items
+def _cells(world: IndexWorld) -> int:
+    return 1024 if len(world.vectors) <= 200_000 else 4096 if len(world.vectors) <= 2_000_000 else 16384
 
 
-ENGINES: dict[str, Engine] = {
-    engine.name: engine
-    for engine in (
-        Tesserec("tesserec"),
-        Faiss("faiss-flat", "Flat", ("all",), users=50),
-        Faiss("faiss-ivf-flat", "IVFCELLS,Flat", [f"nprobe={n}" for n in (4, 16, 64, 128)]),
-        Faiss("faiss-ivf-sq8", "IVFCELLS,SQ8", [f"nprobe={n}" for n in (4, 16, 64, 128)]),
-        Hnswlib("hnswlib"),
-        Usearch("usearch"),
-        Faiss("faiss-hnsw", "HNSW32", [f"efSearch={n}" for n in (100, 200, 400)]),
-    )
+def _faiss(recipe: str, knob: str = "", values: tuple[int, ...] = (0,)) -> Callable[[IndexWorld], Engine]:
+    return lambda world: _Faiss(world, recipe.format(cells=_cells(world)), knob, values)
+
+
+def _ours(world: IndexWorld) -> Engine:
+    from benchmarks.index_ours import Ours
+
+    return Ours(world, _cells(world))
+
+
+ENGINES: dict[str, Callable[[IndexWorld], Engine]] = {
+    "tesserec": _ours,
+    "hnswlib": _Hnswlib,
+    "faiss-hnsw": _faiss("HNSW32,Flat", "efSearch", (100, 200, 400)),
+    "usearch": _Usearch,
+    "faiss-ivf": _faiss("IVF{cells},Flat", "nprobe", (16, 32, 64)),
+    "faiss-ivf-sq8": _faiss("IVF{cells},SQ8", "nprobe", (16, 32, 64)),
+    "faiss-ivf-pq": _faiss("IVF{cells},PQ16", "nprobe", (16, 64)),
+    "faiss-flat": _faiss("Flat"),
 }

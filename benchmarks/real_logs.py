@@ -14,9 +14,13 @@ was made; remove it to measure it anew.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import sys
+import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context
@@ -30,7 +34,7 @@ from real_logs_tables import slug, write_tables
 from tesserec import runs
 from tesserec.data.dataset import Dataset
 from tesserec.data.prepare import prepare
-from tesserec.errors import TesserecError
+from tesserec.errors import TesserecError, UserError
 from tesserec.evaluation.interests import evaluate_interests
 from tesserec.evaluation.protocol import evaluate
 from tesserec.files import write_json
@@ -73,27 +77,46 @@ class Job:
         return f"{self.log}/{self.split}"
 
 
+WINDOWS = ("encoder.kind=windows",)
+"""The best encoder on validation users of Beauty for every model but those that read the history in their own way."""
+COSINE = ("normalise=true", "temperature=0.1", "training.learning_rate=0.003")
+CROSS = (*WINDOWS, "features=true", "pairs=1024")
+
 RIVALS = (
     Entry("popularity", "popularity"),
     Entry("item-knn", "item-knn"),
-    Entry("two-tower", "two-tower"),
+    Entry("two-tower", "two-tower", WINDOWS),
     Entry("sasrec", "sasrec", ("training.learning_rate=0.001",)),
-    *(Entry(name, name) for name in ("mind", "comirec-sa", "comirec-dr", "remi", "mrif", "dmi")),
+    Entry("full softmax", "sasrec", (*WINDOWS, *COSINE)),
+    *(Entry(name, name, WINDOWS) for name in ("mind", "comirec-sa", "comirec-dr", "remi")),
+    *(Entry(name, name) for name in ("mrif", "dmi")),
 )
-CODEBOOKS = (
-    *(Entry(name, name) for name in ("sparc", "gemirec", "sparcode")),
-    Entry("tessera", "tessera", ("training.learning_rate=0.001",)),
+CODEBOOKS = tuple(Entry(name, name, WINDOWS) for name in ("sparc", "gemirec", "tessera"))
+FEATURES = (
+    Entry("two-tower, features", "two-tower", (*WINDOWS, "features=true")),
+    Entry("all-to-all, features", "all-to-all", (*CROSS, "tokens.count=1")),
+    Entry("sparcode, features", "sparcode", (*CROSS, "tokens.count=4", "codebook.codes=256")),
 )
+"""The comparison of the SparCode paper, whose gain lies in features; on logs whose items have some."""
 SINGLE = (
-    *(Entry(f"{name}, K = 1", name, ("interests=1",)) for name in ("mind", "comirec-sa", "comirec-dr", "remi", "dmi")),
+    *(
+        Entry(f"{name}, K = 1", name, (*WINDOWS, "interests=1"))
+        for name in ("mind", "comirec-sa", "comirec-dr", "remi")
+    ),
+    Entry("dmi, K = 1", "dmi", ("interests=1",)),
     *(Entry(f"{name}, K = 1", name, policy=(("interests", 1),)) for name in ("sparc", "gemirec")),
 )
-ENTRIES = (*RIVALS, *CODEBOOKS, *SINGLE)
-RIVALS_BY_LABEL = [one.label for one in ENTRIES if one not in CODEBOOKS and one.model not in ("sparc", "gemirec")]
+ENTRIES = (*RIVALS, *CODEBOOKS, *FEATURES, *SINGLE)
+RIVALS_BY_LABEL = [
+    one.label for one in ENTRIES if one not in (*CODEBOOKS, *FEATURES) and one.model not in ("sparc", "gemirec")
+]
 CODEBOOKS_BY_LABEL = [one.label for one in ENTRIES if one.label not in RIVALS_BY_LABEL]
 UNTRAINED = ("popularity", "item-knn")
-WARM_UP = {"sparc": 0.6, "gemirec": 2 / 3, "tessera": 1 / 3, "sparcode": 1 / 3}
-"""Share of the epochs in which a codebook method is still a single-vector model."""
+WARM_UP = {"sparc": 0.6, "gemirec": 2 / 3, "tessera": 1 / 3, "sparcode": 1 / 3, "all-to-all": 1 / 3}
+"""Share of the epochs in which a codebook method is still a single-vector model, unless that stalls before."""
+WITH_FEATURES = ("amazon-beauty/leave-one-out", "ml-1m/leave-one-out")
+PATIENCE = 5400
+"""Seconds that a run waits for another which it builds on."""
 
 BEAUTY = ("encoder.dropout=0.3",)
 CDS = ("encoder.dropout=0.2", "training.patience=4")
@@ -133,8 +156,7 @@ def main() -> None:
         tasks = [task for task in plan(chosen) if not row_path(results, *task[:3]).exists()]
         run_one = partial(run, data=chosen.data, work=chosen.work, results=results)
         # The two-tower first, since its item vectors say which targets are novel; searches of finished runs last.
-        for phase in range(3):
-            work_off([task for task in tasks if order(task[1]) == phase], run_one, chosen.workers)
+        work_off(sorted(tasks, key=lambda task: order(task[1])), run_one, chosen.workers)
     write_tables(results, [job.name for job in JOBS], RIVALS_BY_LABEL, CODEBOOKS_BY_LABEL, quick=chosen.quick)
 
 
@@ -158,10 +180,12 @@ def arguments() -> argparse.Namespace:
 
 def plan(chosen: argparse.Namespace) -> list[tuple[Job, Entry, int]]:
     """Every (job, entry, seed) that was asked for."""
-    jobs, entries = (JOBS[:1], (*RIVALS, *CODEBOOKS)) if chosen.quick else (JOBS, ENTRIES)
+    jobs, entries = (JOBS[:1], (*RIVALS, *CODEBOOKS, *FEATURES)) if chosen.quick else (JOBS, ENTRIES)
     if chosen.quick:
         jobs = tuple(replace(job, epochs=QUICK_EPOCHS) for job in jobs)
     tasks = [(job, entry, int(seed)) for seed in chosen.seeds.split(",") for job in jobs for entry in entries]
+    tasks = [one for one in tasks if one[0].name in WITH_FEATURES or one[1] not in FEATURES]
+    tasks = [one for one in tasks if one[0].full_softmax or one[1].label != "full softmax"]
     only = set(chosen.only or ())
     return [one for one in tasks if not only or {one[0].name, f"{one[0].name}:{one[1].label}"} & only]
 
@@ -194,14 +218,20 @@ def run(task: tuple[Job, Entry, int], data: Path, work: Path, results: Path) -> 
     quick = "-quick" if results != RESULTS else ""
     place = folder / f"{entry.run}-s{seed}{quick}"
     try:
-        if not dataset.exists():
-            source = data / job.log
-            prepare(source / "interactions.parquet", items=source / "items.parquet", split=job.split, out=dataset)
+        with one_at_a_time(folder):
+            if not dataset.exists():
+                source = data / job.log
+                prepare(source / "interactions.parquet", items=source / "items.parquet", split=job.split, out=dataset)
+        if entry.policy:
+            wait_for(place)
         begun = (place / runs.CONFIG).exists()
         if not (begun and runs.load_run(place).finished):
             runs.train_run(dataset, entry.model, place, sets=settings(job, entry), seed=seed, resume=begun)
         row = measure(
-            place, entry, novelty(folder, quick, results / slug(job.name)), row_path(results, job, entry, seed)
+            place,
+            entry,
+            novelty(folder / f"two-tower-s0{quick}", results / slug(job.name)),
+            row_path(results, job, entry, seed),
         )
     except TesserecError as error:
         return f"{name}: {error}"
@@ -252,6 +282,7 @@ def novelty(two_tower: Path, kept_in: Path) -> np.ndarray[Any, Any]:
 
     kept = kept_in / "novelty.npy"
     if not kept.exists():
+        wait_for(two_tower)
         postings = runs.load_run(two_tower).model.searcher.postings
         vectors = np.asarray(postings.vectors_of(np.arange(postings.size)))
         _, cells = kmeans2(vectors, CELLS, iter=20, minit="++", rng=np.random.default_rng(0), missing="warn")
@@ -260,6 +291,25 @@ def novelty(two_tower: Path, kept_in: Path) -> np.ndarray[Any, Any]:
         np.save(temporary, cells.astype(np.uint8))
         temporary.replace(kept)
     return np.load(kept).astype(np.int32)
+
+
+def wait_for(place: Path) -> None:
+    """Wait until another process has finished a run."""
+    waited = 0
+    while not ((place / runs.CONFIG).exists() and runs.load_run(place).finished):
+        time.sleep(2)
+        waited += 2
+        if waited > PATIENCE:
+            raise UserError(f"{place} is not finished after {PATIENCE} s; run its entry first")
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let one process at a time prepare a log."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def row_path(results: Path, job: Job, entry: Entry, seed: int) -> Path:

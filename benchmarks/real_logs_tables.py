@@ -22,7 +22,7 @@ MEANS = ("tail_recall@50", "coverage@50")
 
 def slug(label: str) -> str:
     """A label or a job's name as part of a file name."""
-    return label.replace(", K = ", "-k").replace("/", "-")
+    return label.replace(", K = ", "-k").replace(", ", "-").replace(" ", "-").replace("/", "-")
 
 
 def write_tables(

@@ -37,10 +37,10 @@ from tesserec.models import load_model
 from tesserec.nn import losses
 from tesserec.nn.cells import start_cells
 from tesserec.nn.codebook import codebook_health
-from tesserec.nn.factorised import Layout, Moments, cell_softmax
+from tesserec.nn.factorised import Layout, Moments, cell_softmax, log_mass_of_groups
 
 RESULT = Path(__file__).parent / "results" / "tessera.json"
-ITEMS, WIDTH, ROWS, K, HELD = 300_000, 64, 1024, 100, 99
+ITEMS, WIDTH, ROWS, PARTS, K, HELD = 300_000, 64, 1024, 8, 100, 99
 
 
 def step_times(rounds: int) -> dict[str, Any]:
@@ -58,8 +58,11 @@ def step_times(rounds: int) -> dict[str, Any]:
         return losses.full_softmax(users, table, targets)
 
     def factorised(layout: Layout) -> Tensor:
-        cells = F.cross_entropy(Moments.of(table, layout).logits(users), layout.cells[targets])
-        return cells + cell_softmax(users, table, targets, layout)
+        n_parts = len(layout.sizes) * PARTS
+        parts = layout.cells * PARTS + layout.place % PARTS
+        moments = Moments.of(table, parts, n_parts)
+        mass = log_mass_of_groups(moments.log_mass(users), torch.arange(n_parts).view(-1, PARTS))
+        return F.cross_entropy(mass, layout.cells[targets]) + cell_softmax(users, table, targets, layout)
 
     default = losses.CHUNK_LOGITS // ITEMS
     seconds = {

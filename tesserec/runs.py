@@ -38,6 +38,8 @@ REPORT = "report.html"
 PACKAGES = ("tesserec", "numpy", "polars", "numba", "torch")
 #: What must be the same for a run to be resumed.
 SAME = ("model", "settings", "seed", "fingerprint")
+#: Validation users on whom recall targets are calibrated.
+CALIBRATED = 1000
 
 
 @dataclass(frozen=True)
@@ -327,12 +329,21 @@ def write_run_report(paths: Sequence[Path], out: Path, part: str = "test") -> Pa
 
 
 def index_run(path: Path, out: Path) -> Path:
-    """Publish the run's model as the next generation of the bundle root ``out``; returns the generation's directory."""
+    """Publish the run's model as the next generation of the bundle root ``out``; returns the generation's directory.
+
+    A model with interests is calibrated for recall targets on validation users, where the dataset is still in place.
+    """
+    from tesserec.index.calibration import calibrate
     from tesserec.models.publish import publish_bundle
 
     run = load_run(path)
     facts = {key: run.facts[key] for key in ("model", "seed", "fingerprint")} | {"run": str(run.path.absolute())}
     with train_extra(f"indexing {run.facts['model']}"):
+        searcher = run.model.searcher
+        if searcher.has_interests and Path(run.facts["dataset"]).exists():
+            held_out = run.dataset().valid.histories
+            if len(held_out):
+                searcher.calibration = calibrate(searcher, held_out.take(slice(0, CALIBRATED)), searcher.policy)
         return publish_bundle(run.model, Path(out), facts)
 
 

@@ -8,13 +8,15 @@ import typer
 
 from tesserec import __version__
 from tesserec.cli.ablate import ablate
-from tesserec.cli.bundles import index, interests, recommend
+from tesserec.cli.bundles import index, interests, recommend, rollback
 from tesserec.cli.demo import demo
 from tesserec.cli.info import info, recipe
 from tesserec.cli.measuring import compare, evaluate
 from tesserec.cli.prepare import prepare
+from tesserec.cli.serve import serve
 from tesserec.cli.shell import Commands
 from tesserec.cli.training import train
+from tesserec.cli.update import update
 
 app = typer.Typer(
     cls=Commands,
@@ -46,5 +48,20 @@ def tesserec(
     """
 
 
-for command in (prepare, train, evaluate, compare, ablate, index, recommend, interests, info, recipe, demo):
+for command in (
+    prepare,
+    train,
+    evaluate,
+    compare,
+    ablate,
+    index,
+    recommend,
+    interests,
+    update,
+    rollback,
+    serve,
+    info,
+    recipe,
+    demo,
+):
     app.command()(command)

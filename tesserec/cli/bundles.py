@@ -1,4 +1,4 @@
-"""``tesserec index``, ``recommend`` and ``interests``: from a run to a bundle, and from a bundle to answers."""
+"""``tesserec index``, ``rollback``, ``recommend``, ``interests``: from a run to a bundle, from a bundle to answers."""
 
 from __future__ import annotations
 
@@ -118,6 +118,25 @@ def interests(
         return
     _mention(unknown)
     print_interests(rows)
+
+
+def rollback(
+    bundles: Root,
+    to: Annotated[
+        int | None, typer.Option(help="Number of a generation; by default the one before.", show_default=False)
+    ] = None,
+) -> None:
+    """Make an older generation the current one; a service over the bundle takes it up by itself.
+
+    [bold]Examples[/bold]
+
+        tesserec rollback bundles
+
+        tesserec rollback bundles --to 3
+    """
+    from tesserec.index.bundle import rollback as go_back
+
+    say(f"current is {go_back(existing(bundles, 'a bundle root that `tesserec index` wrote'), to)}")
 
 
 def named_interests(searcher: Searcher, ids: list[Any], codes: list[int]) -> list[dict[str, Any]]:

@@ -169,7 +169,7 @@ class Dataset:
             listed = read_json(path / MANIFEST)
             files = listed.get("files", {}) if isinstance(listed, dict) else {}
             verify = sum(int(file["bytes"]) for file in files.values()) <= HASHED_BY_DEFAULT
-        manifest = open_directory(path, "dataset", check_hashes=bool(verify))
+        manifest = open_directory(path, "dataset", check="all" if verify else "size")
         item_table, user_table = _table(path / "items.parquet"), _table(path / "users.parquet")
         values = _mapped(path / "values.npy")
         train_users, starts, stops = _mapped(path / "train.npy")

@@ -167,6 +167,26 @@ def prepare(
     return dataset.save(out, overwrite=overwrite)
 
 
+def read_events(log: Any, columns: Mapping[str, str | None] | None = None) -> pl.DataFrame:
+    """The checked events of a log, unfiltered: ``user``, ``item`` and, where it has times, ``time`` in seconds.
+
+    Raises
+    ------
+    DataError, ConfigError
+        See :func:`prepare`.
+    """
+    given = dict(columns or {})
+    check_given(given)
+    filters = Filters(None, None, "keep", 0, 0)
+    table, times = _checked(read_table(log), given, filters, None, PrepareReport())
+    chosen: list[pl.Expr | str] = ["user", "item"]
+    if times is not None:
+        if not times.per_second:
+            raise DataError(f"the times of {table.name} are an order ({times.kind}); expected times")
+        chosen.append((pl.col("key").cast(pl.Int64) // times.per_second).alias("time"))
+    return table.collect(*chosen)
+
+
 def _checked(
     source: Table, given: Mapping[str, str | None], filters: Filters, time_kind: str | None, report: PrepareReport
 ) -> tuple[Table, Times | None]:

@@ -22,8 +22,9 @@ from typing_extensions import Self
 
 from tesserec.errors import ArtefactError, ConfigError
 from tesserec.files import open_directory, read_json, seal, sync, write_atomic, write_json
+from tesserec.index.calibration import Calibration
 from tesserec.index.catalogue import Catalogue
-from tesserec.index.contract import Calibration, Policy
+from tesserec.index.contract import Policy
 from tesserec.index.postings import VectorPostings, open_postings
 from tesserec.index.searcher import Searcher
 from tesserec.index.user_side import open_user_side
@@ -78,12 +79,37 @@ def publish(
             if path.is_dir():
                 sync(path)
         sync(folder)
-        _open_parts(folder, facts)
+        _open_parts(folder, facts).postings.verify()
         target = root / f"generation-{max([0, *generations(root)]) + 1:06d}"
         os.rename(folder, target)
         sync(root)
         write_atomic(root / _CURRENT, f"{target.name}\n".encode())
     return target
+
+
+def rollback(root: Path, to: int | None = None) -> Path:
+    """Make an older generation the current one again; newer ones stay, and the next gets a number of its own.
+
+    Parameters
+    ----------
+    to
+        Number of the generation, by default the one before the current.
+
+    Raises
+    ------
+    ArtefactError
+        If there is no such generation, or it is damaged; the current one then stays.
+    """
+    root = Path(root).absolute()
+    current = int(_current(root).removeprefix("generation-"))
+    with _locked(root):
+        older = [number for number in generations(root) if number < current]
+        if to is None and not older:
+            raise ArtefactError(f"{root} holds no generation before {current}; there is nothing to go back to")
+        bundle = Bundle.open(root, older[-1] if to is None else to)
+        bundle.verify()
+        write_atomic(root / _CURRENT, f"{bundle.path.name}\n".encode())
+    return bundle.path
 
 
 def generations(root: Path) -> list[int]:
@@ -120,8 +146,10 @@ def _write(folder: Path, searcher: Searcher, write_user_side: Callable[[Path], o
     searcher.catalogue.save(folder)
     if searcher.names is not None:
         searcher.names.write_parquet(folder / "names.parquet")
-    calibration = {"k": searcher.calibration.k, "masses": sorted(searcher.calibration.masses.items())}
-    write_json(folder / "config.json", {"policy": asdict(searcher.policy), "calibration": calibration})
+    config: dict[str, Any] = {"policy": asdict(searcher.policy)}
+    if searcher.calibration is not None:
+        config["calibration"] = searcher.calibration.to_json()
+    write_json(folder / "config.json", config)
     for file in files:
         shutil.copyfile(file, folder / Path(file).name)
 
@@ -131,9 +159,8 @@ def _open_parts(folder: Path, facts: dict[str, Any], threads: int = 1) -> Search
     config = read_json(folder / "config.json")
     try:
         policy = Policy(**config["policy"])
-        known = config.get("calibration", {"k": 0, "masses": []})
-        calibration = Calibration(int(known["k"]), {float(recall): float(mass) for recall, mass in known["masses"]})
-    except (AttributeError, KeyError, TypeError, ValueError, ConfigError) as error:
+        calibration = Calibration.from_json(config["calibration"]) if "calibration" in config else None
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise ArtefactError(f"{folder / 'config.json'} does not hold a policy ({error}); publish again") from None
     catalogue = Catalogue.open(folder)
     postings = open_postings(folder / "postings")
@@ -206,11 +233,22 @@ class Bundle:
         path = root / name
         if not path.is_dir():
             raise ArtefactError(f"{path} is missing; {root} holds the generations {generations(root) or 'none'}")
-        manifest = open_directory(path, KIND)
+        manifest = open_directory(path, KIND, check="ends")
         facts = {key: value for key, value in manifest.items() if key not in ("files", "checksum")}
         match = _NAME.fullmatch(name)
         assert match is not None
         return cls(path, int(match[1]), facts, _open_parts(path, facts, threads))
+
+    def verify(self) -> None:
+        """Read every byte of the generation; opening reads the ends of each file only.
+
+        Raises
+        ------
+        ArtefactError
+            Names the file that does not hold what was published.
+        """
+        open_directory(self.path, KIND)
+        self.searcher.postings.verify()
 
     def recommend(self, histories: Sequence[Sequence[Any]], k: int = 20, **policy: Any) -> pl.DataFrame:
         """See :meth:`tesserec.index.searcher.Searcher.recommend`."""

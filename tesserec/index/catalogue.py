@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ class Catalogue:
     def __len__(self) -> int:
         return len(self.items)
 
-    @property
+    @cached_property
     def titles(self) -> pl.Series:
         """What to call each item: its title or name where there is one, otherwise its id, ``(items,)`` strings."""
         ids = self.items.values.cast(pl.String)

@@ -6,7 +6,7 @@ knows nor cares.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -81,16 +81,12 @@ class Policy:
         quota, at least one place, and only with items of cells outside the history. Places that find no such
         interest or item go back to the others.
     visit
-        Posterior mass of the cells to search, 0 to 1; 1 visits every cell, which is exact.
-    max_items
-        Stop before the cell that would bring the items visited above this number; the likeliest cell is searched in
-        any case. None sets no cap.
-    exact
-        Search until no unvisited cell can change the list, whatever its probability: ``visit`` only says where the
-        proof begins.
+        Posterior mass of the cells to search, 0 to 1; 1 is exact: every cell that can change the answer.
     recall
-        Visit the mass that reached this share of the exact lists on validation users; a model knows it for the
-        shares that it was calibrated for, see :mod:`tesserec.index.calibrate`.
+        Instead of ``visit``, the share of the exact answer to find, above 0 and below 1; the mass that it takes was
+        measured on validation histories when the bundle was built (:mod:`tesserec.index.calibration`).
+    max_items
+        Most items to visit for a user, whatever the above asks for; the likeliest cell is always visited.
     reach
         Which items an interest may bring: ``"catalogue"`` any of the visited cells, ``"cell"`` only those of its own,
         where that is visited.
@@ -115,9 +111,8 @@ class Policy:
     normalise: bool = False
     select: Select = "posterior"
     shares: Shares = "posterior"
-    max_items: int | None = None
-    exact: bool = False
     recall: float | None = None
+    max_items: int | None = None
 
     def __post_init__(self) -> None:
         if self.interests < 1:
@@ -132,51 +127,13 @@ class Policy:
             )
         if self.normalise and self.reach != "cell":
             raise ConfigError("normalise = True, but scores are normalised over a cell; set reach = 'cell' with it")
-        if self.max_items is not None and self.max_items < 1:
-            raise ConfigError(f"max_items = {self.max_items}; a search visits at least one item, None sets no cap")
-        if sum((self.max_items is not None, self.exact, self.recall is not None)) > 1:
-            raise ConfigError(
-                f"max_items = {self.max_items}, exact = {self.exact}, recall = {self.recall}; these are different "
-                "ends of a search, choose one"
-            )
-        if self.recall is not None and not 0.0 < self.recall <= 1.0:
-            raise ConfigError(f"recall = {self.recall}; expected a share above 0 and at most 1")
         for name in ("explore", "visit"):
             if not 0.0 <= (value := getattr(self, name)) <= 1.0:
                 raise ConfigError(f"{name} = {value}; expected a share between 0 and 1")
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What a model knows of its recall; see :func:`tesserec.index.calibrate.calibrate`.
-
-    Attributes
-    ----------
-    k
-        Length of the exact lists.
-    masses
-        The posterior mass to visit for each recall.
-    """
-
-    k: int
-    masses: dict[float, float]
-
-    def resolve(self, policy: Policy, k: int) -> Policy:
-        """The policy with the mass that belongs to its recall target.
-
-        Raises
-        ------
-        ConfigError
-            If the target, or lists as long, were not calibrated.
-        """
-        mass = None if policy.recall is None else self.masses.get(policy.recall)
-        if mass is None or k > self.k:
-            known = ", ".join(map(str, sorted(self.masses))) or "none"
-            raise ConfigError(
-                f"recall = {policy.recall} for lists of {k}, but this model was calibrated for the recalls {known} of "
-                f"lists of up to {self.k}; choose one of these, or calibrate the model and publish it again"
-            )
-        return replace(policy, visit=mass, recall=None)
+        if self.recall is not None and not 0.0 < self.recall < 1.0:
+            raise ConfigError(f"recall = {self.recall}; expected a share above 0 and below 1; visit = 1 is exact")
+        if self.max_items is not None and self.max_items < 1:
+            raise ConfigError(f"max_items = {self.max_items}; at least one item must be visited")
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,13 +143,11 @@ class Visits:
     Attributes
     ----------
     certified
-        True where no item that was not visited can be in the list, so that it is the list of an exhaustive search by
-        the same policy, bool ``(users,)``.
+        True where no unvisited item could have changed the answer, bool ``(users,)``.
     cells, items
-        Cells searched (lists read, for score postings), and the items in them, int64 ``(users,)``.
+        Cells searched and postings scored, int64 ``(users,)``.
     mass_left
-        Posterior mass of the cells that hold items and were not searched, float32 ``(users,)``; 0 where there are no
-        cells.
+        Posterior probability of the cells that were not searched, float32 ``(users,)``.
     """
 
     certified: NDArray[np.bool_]
@@ -203,13 +158,23 @@ class Visits:
     @classmethod
     def none(cls, users: int) -> Self:
         """No visit yet, for a search to fill."""
-        cells, items = np.zeros((2, users), np.int64)
-        return cls(np.zeros(users, np.bool_), cells, items, np.ones(users, np.float32))
+        return cls(
+            np.zeros(users, np.bool_), np.zeros(users, np.int64), np.zeros(users, np.int64), np.ones(users, np.float32)
+        )
 
     @classmethod
-    def everything(cls, cells: NDArray[np.int64], items: NDArray[np.int64]) -> Self:
-        """Nothing was left out."""
-        return cls(np.ones(len(items), np.bool_), cells, items, np.zeros(len(items), np.float32))
+    def complete(cls, users: int, cells: int, items: int) -> Self:
+        """Everything visited for everybody."""
+        shape = (users,)
+        return cls(np.full(shape, True), np.full(shape, cells), np.full(shape, items), np.zeros(users, np.float32))
+
+    def __getitem__(self, rows: Any) -> Self:
+        """Some of the users."""
+        return type(self)(self.certified[rows], self.cells[rows], self.items[rows], self.mass_left[rows])
+
+    def __setitem__(self, rows: Any, other: Visits) -> None:
+        for name in vars(self):
+            getattr(self, name)[rows] = getattr(other, name)
 
 
 @dataclass(frozen=True)
@@ -229,7 +194,7 @@ class Candidates:
     explored
         True where the interest was chosen for exploration, ``(users, k)``.
     visits
-        What the search of each user touched and left out.
+        What the search touched and left out.
     """
 
     items: NDArray[np.int32]
@@ -238,10 +203,3 @@ class Candidates:
     probability: Floats
     explored: NDArray[np.bool_]
     visits: Visits
-
-    def put(self, rows: NDArray[np.int64], found: Candidates) -> None:
-        """Write the answers of some users."""
-        for mine, theirs in ((self, found), (self.visits, found.visits)):
-            for name, values in vars(theirs).items():
-                if isinstance(values, np.ndarray):
-                    getattr(mine, name)[rows] = values

@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 from tesserec.data.histories import Histories, Ints, Items
 
 Floats = NDArray[np.float32]
-Denied = NDArray[np.uint8]
-"""Bit ``i % 8`` of byte ``i // 8`` is set where item ``i`` is denied to all; empty where none is."""
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -133,21 +131,6 @@ def contains(ordered: Items, start: int, stop: int, value: int) -> bool:
         else:
             return True
     return False
-
-
-@kernel
-def is_unwanted(denied: Denied, seen: Items, start: int, stop: int, item: int) -> bool:
-    """Whether an item is denied to all, or in the rising range ``seen[start:stop]`` of one user."""
-    if len(denied) > 0 and (denied[item >> 3] >> np.uint8(item & 7)) & 1 != 0:
-        return True
-    return bool(contains(seen, start, stop, item))
-
-
-def bitmap(denied: Denied | None) -> Denied:
-    """Denied items as the kernels take them: empty where none is, and read-only."""
-    view = (np.empty(0, np.uint8) if denied is None else np.ascontiguousarray(denied)).view()
-    view.flags.writeable = False
-    return view
 
 
 @kernel

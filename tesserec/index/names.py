@@ -7,6 +7,7 @@ import textwrap
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from tesserec.index.catalogue import Catalogue
 from tesserec.index.postings import VectorPostings
@@ -35,7 +36,7 @@ def name_interests(catalogue: Catalogue, postings: VectorPostings) -> pl.DataFra
     rows = []
     for code in range(postings.cells):
         items = postings.items[postings.offsets[code] : postings.offsets[code + 1]]
-        typical = [titles[int(item)] for item in _typical(catalogue, postings, code)]
+        typical = [titles[int(item)] for item in typical_items(catalogue, postings, code, _SHOWN)]
         found = categories.get(code, [])
         traffic = int(catalogue.counts[items].sum())
         rows.append((code, _name(found, typical), len(items), traffic, typical, found))
@@ -56,18 +57,18 @@ def _name(categories: list[str], typical: list[str]) -> str:
     return f"{first}: {second}" if first and second else first or second or "(no items)"
 
 
-def _typical(catalogue: Catalogue, postings: VectorPostings, code: int) -> list[int]:
-    """Popular items nearest to the cell's mean by cosine, nearest first."""
+def typical_items(catalogue: Catalogue, postings: VectorPostings, code: int, n: int) -> NDArray[np.int32]:
+    """At most ``n`` popular items nearest to the cell's mean by cosine, nearest first."""
     part = slice(postings.offsets[code], postings.offsets[code + 1])
-    items, vectors = postings.items[part], np.asarray(postings.vectors[part], np.float64)
+    items, vectors = np.asarray(postings.items[part]), np.asarray(postings.vectors[part], np.float64)
     if not len(items):
-        return []
+        return items
     counts = catalogue.counts[items]
     popular = counts >= np.median(counts)
     lengths = np.linalg.norm(vectors, axis=1)
     nearness = vectors @ vectors.mean(axis=0) / np.where(lengths > 0, lengths, 1)
-    order = np.argsort(-nearness[popular], kind="stable")[:_SHOWN]
-    return [int(item) for item in items[popular][order]]
+    order = np.argsort(-nearness[popular], kind="stable")[:n]
+    return items[popular][order]
 
 
 def _categories(catalogue: Catalogue, postings: VectorPostings) -> dict[int, list[str]]:

@@ -1,12 +1,17 @@
 """Where the items lie: vectors sorted by cell, or lists of scored items by code, as flat mapped arrays.
 
-Both kinds are a handful of little-endian ``.npy`` files, opened by memory mapping and checked for consistency.
+Both kinds are a handful of little-endian ``.npy`` files, opened by memory mapping. Opening checks shapes and never
+reads an array through, so it takes as long at ten million items as at ten; the manifest around them vouches for what
+they hold (:mod:`tesserec.files`), and ``verify`` reads everything.
+
+A catalogue lives: :meth:`VectorPostings.with_delta` puts a small second segment and a bitmap of dead items on top of
+postings that never change, and a search visits both segments of every cell.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,10 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from tesserec.data.histories import Histories
 from tesserec.errors import ArtefactError, DataError, UserError
 from tesserec.files import read_json
-from tesserec.index.compact import CompactVectors, compact
-from tesserec.index.topk import ItemVectors, item_vectors
+from tesserec.index.filters import Bits, Blocked, bitmap
+from tesserec.index.scan import TILE, Segment, Tiles, make_tiles, segment_of, tile_offsets_of
+from tesserec.index.topk import ItemVectors, frozen, item_vectors
 
 Floats = NDArray[np.float32]
 Items = NDArray[np.int32]
@@ -44,6 +51,7 @@ class VectorPostings:
     vectors: Floats
     items: Items
     offsets: Ints
+    delta: Delta | None = None
 
     @classmethod
     def build(cls, vectors: Floats, cells: NDArray[np.integer[Any]], n_cells: int) -> Self:
@@ -74,8 +82,8 @@ class VectorPostings:
 
     @property
     def size(self) -> int:
-        """Number of items."""
-        return len(self.items)
+        """Number of item indices, those of removed items included."""
+        return len(self.items) if self.delta is None else self.delta.size
 
     @property
     def dim(self) -> int:
@@ -87,11 +95,6 @@ class VectorPostings:
         """Number of cells."""
         return len(self.offsets) - 1
 
-    @cached_property
-    def empty(self) -> NDArray[np.bool_]:
-        """Cells without an item, ``(cells,)``."""
-        return np.asarray(np.diff(self.offsets) == 0)
-
     @property
     def codes(self) -> int | None:
         """Number of codes that the user side must know: one a cell; None where one cell goes with any number."""
@@ -99,42 +102,125 @@ class VectorPostings:
 
     @cached_property
     def table(self) -> ItemVectors:
-        """The vectors as the search takes them."""
+        """The vectors of the base segment as the search takes them."""
         return item_vectors(self.vectors, self.items)
-
-    @cached_property
-    def compact(self) -> CompactVectors:
-        """The vectors in one byte a component, made when first asked for."""
-        return compact(self.vectors, self.table.longest)
-
-    @cached_property
-    def balls(self) -> tuple[Floats, NDArray[np.float64]]:
-        """A centre ``(cells, dim)`` and a radius ``(cells,)`` for each cell, such that the ball holds its items."""
-        centres, radii = np.zeros((self.cells, self.dim), np.float32), np.zeros(self.cells)
-        for cell in np.flatnonzero(~self.empty):
-            own = self.vectors[self.offsets[cell] : self.offsets[cell + 1]].astype(np.float64)
-            centres[cell] = own.mean(axis=0)
-            radii[cell] = np.linalg.norm(own - centres[cell], axis=1).max() * (1 + 1e-9)
-        return centres, radii
 
     @property
     def place(self) -> Items:
-        """Row of each item in ``vectors``, int32 ``(size,)``."""
+        """Row of each item of the base segment in ``vectors``, int32 ``(items,)``."""
         return self.table.place
 
     @cached_property
+    def tiles(self) -> Tiles:
+        """The base segment in 8 bits."""
+        return make_tiles(self.vectors, self.offsets)
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """Both segments as :func:`tesserec.index.scan.best_together` takes them."""
+        base = segment_of(self.table, self.items, self.offsets, self.dead, self.tiles)
+        if self.delta is None or not len(self.delta.ids):
+            return (base,)
+        rows = self.delta.rows
+        return base, segment_of(rows.table, self.delta.ids[rows.items], rows.offsets, np.empty(0, np.uint8), rows.tiles)
+
+    @cached_property
+    def sizes(self) -> Ints:
+        """Rows of each cell over both segments, int64 ``(cells,)``."""
+        own = np.diff(self.offsets)
+        return own if self.delta is None else own + self.delta.rows.sizes
+
+    @property
+    def dead(self) -> Bits:
+        """Bitmap of the items whose rows in the base segment are removed or superseded; may be empty."""
+        return np.empty(0, np.uint8) if self.delta is None else self.delta.dead
+
+    @cached_property
     def cell_of(self) -> Items:
-        """Cell of each item, int32 ``(size,)``."""
-        cell_of_row = np.repeat(np.arange(self.cells, dtype=np.int32), np.diff(self.offsets))
-        return np.asarray(cell_of_row[self.place], dtype=np.int32)
+        """Cell of each item, int32 ``(size,)``; of a removed one the last it had. Costs a pass over the catalogue."""
+        return self.cells_of(np.arange(self.size))
+
+    def cells_of(self, items: NDArray[np.integer[Any]]) -> Items:
+        """Cells of items, int32, of the shape of ``items``."""
+        base, local = self._split(items)
+        cells = np.searchsorted(self.offsets, self.place[base], side="right") - 1
+        if self.delta is not None:
+            cells[local >= 0] = self.delta.rows.cells_of(local[local >= 0])
+        return np.asarray(cells, dtype=np.int32)
 
     def vectors_of(self, items: NDArray[np.integer[Any]]) -> Floats:
-        """Vectors of items, ``(*items.shape, dim)``."""
-        return np.asarray(self.vectors[self.place[items]], dtype=np.float32)
+        """Vectors of items, ``(*items.shape, dim)``; of a removed item the last it had."""
+        base, local = self._split(items)
+        vectors = self.vectors[self.place[base]]
+        if self.delta is not None:
+            vectors[local >= 0] = self.delta.rows.vectors_of(local[local >= 0])
+        return np.asarray(vectors, dtype=np.float32)
+
+    def _split(self, items: NDArray[np.integer[Any]]) -> tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]:
+        """Items as those of the base (0 where they are not in it), and as local ones of the delta, or -1."""
+        if self.delta is None:
+            return items, items
+        items = np.asarray(items)
+        return np.where(items < len(self.items), items, 0), self.delta.local(items)
+
+    def with_delta(
+        self,
+        items: NDArray[np.integer[Any]],
+        vectors: Floats,
+        cells: NDArray[np.integer[Any]],
+        removed: NDArray[np.integer[Any]],
+        size: int,
+    ) -> Self:
+        """The same base with all that has changed since it was built; a delta that was there is replaced.
+
+        Parameters
+        ----------
+        items
+            New and updated items, each once, in any order; ``(n,)``.
+        vectors, cells
+            Their vectors ``(n, dim)`` and cells ``(n,)``.
+        removed
+            Items that are gone; none of them is in ``items``.
+        size
+            Number of item indices from now on. Indices beyond the base that are not in ``items`` count as removed.
+
+        Raises
+        ------
+        DataError
+            If an item is named twice or out of range, or vectors and cells are not as :meth:`build` wants them.
+        """
+        items, removed = np.asarray(items, np.int64), np.asarray(removed, np.int64)
+        changed = np.concatenate([items, removed])
+        if len(np.unique(changed)) != len(changed):
+            raise DataError("an item is named twice among the changed and removed ones; name each once")
+        if size < len(self.items) or ((changed < 0) | (changed >= size)).any():
+            raise DataError(
+                f"the delta has size {size} and items to {changed.max(initial=-1)}; expected at least "
+                f"{len(self.items)}, the base's, and items below the size"
+            )
+        order = np.argsort(items)
+        vectors = np.asarray(vectors, np.float32).reshape(len(items), -1) if len(items) else self.vectors[:0]
+        if vectors.shape[1] != self.dim:
+            raise DataError(f"the new vectors are {vectors.shape[1]} wide; expected {self.dim}")
+        rows = VectorPostings.build(vectors[order], np.asarray(cells)[order], self.cells)
+        dead = bitmap(changed[changed < len(self.items)], len(self.items))
+        return replace(self, delta=Delta(rows, items[order].astype(np.int32), dead, size))
 
     def save(self, directory: Path) -> None:
         """Write into an existing directory."""
-        _save(directory, "vectors", vectors=self.vectors, items=self.items, offsets=self.offsets)
+        if self.delta is not None:
+            raise UserError("postings with changes on top are compacted before they are saved; rebuild them")
+        arrays: dict[str, NDArray[Any]] = {
+            "vectors": self.vectors,
+            "items": self.items,
+            "offsets": self.offsets,
+            "place": self.place,
+        }
+        facts: dict[str, Any] = {"longest": self.table.longest}
+        if self.cells > 1:
+            arrays |= {"tiles": self.tiles.tiles, "scales": self.tiles.scales}
+            facts |= {"largest": self.tiles.largest, "error": self.tiles.error}
+        _save(directory, "vectors", facts, **arrays)
 
     @classmethod
     def open(cls, directory: Path) -> Self:
@@ -150,9 +236,76 @@ class VectorPostings:
         offsets = map_array(directory / "offsets.npy", "<i8", 1)
         _check_offsets(directory / "offsets.npy", offsets, len(items))
         _check_rows(directory / "vectors.npy", vectors, len(items))
-        if not np.array_equal(np.sort(items), np.arange(len(items))):
-            raise ArtefactError(f"{directory / 'items.npy'} does not hold each item once; publish the bundle again")
-        return cls(vectors, items, offsets)
+        place = map_array(directory / "place.npy", "<i4", 1)
+        _check_rows(directory / "place.npy", place, len(items))
+        opened = cls(vectors, items, offsets)
+        longest = _number(directory, "longest")
+        opened.__dict__["table"] = ItemVectors(frozen(vectors), frozen(items), frozen(place), longest)
+        if opened.cells > 1:
+            opened.__dict__["tiles"] = _open_tiles(directory, offsets, opened.dim)
+        return opened
+
+    def verify(self) -> None:
+        """Read everything and check that the arrays fit each other.
+
+        Raises
+        ------
+        ArtefactError
+            If the base does not hold each item once, or what was stored of the vectors is not true.
+        """
+        whole = item_vectors(self.vectors, self.items)
+        if not np.array_equal(np.sort(self.items), np.arange(len(self.items))):
+            raise ArtefactError("items.npy does not hold each item once; publish the bundle again")
+        if not np.array_equal(whole.place, self.place) or whole.longest != self.table.longest:
+            raise ArtefactError("place.npy or postings.json does not go with the vectors; publish the bundle again")
+        if self.cells > 1:
+            made = make_tiles(self.vectors, self.offsets)
+            if not all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(made, self.tiles, strict=True)):
+                raise ArtefactError("tiles.npy or scales.npy does not go with the vectors; publish the bundle again")
+
+
+@dataclass(frozen=True, eq=False)
+class Delta:
+    """What has changed since the base was built.
+
+    Attributes
+    ----------
+    rows
+        Postings of the new and the updated items, numbered by their order among themselves.
+    ids
+        Item of each of those numbers, rising, int32.
+    dead
+        Bitmap of the base's items that are removed or superseded, see :class:`tesserec.index.filters.Blocked`.
+    size
+        Number of item indices.
+    """
+
+    rows: VectorPostings
+    ids: Items
+    dead: Bits
+    size: int
+
+    def local(self, items: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
+        """Numbers of items in ``rows``, -1 where they are not in it."""
+        if not len(self.ids):
+            return np.full(np.shape(items), -1)
+        at = np.minimum(np.searchsorted(self.ids, items), len(self.ids) - 1)
+        return np.where(self.ids[at] == items, at, -1)
+
+    def local_rows(self, rows: Histories) -> Histories:
+        """Sets of items as numbers in ``rows``; others are left out."""
+        flat = rows.compact()
+        local = self.local(flat.values)
+        ends = np.append(0, np.cumsum(local >= 0))[np.append(0, flat.stops)]
+        return Histories.from_offsets(local[local >= 0].astype(np.int32), ends)
+
+    def local_blocked(self, blocked: Blocked) -> Blocked:
+        """Blocked items as numbers in ``rows``."""
+        listed = self.local(blocked.listed)
+        bits = blocked.bits
+        if len(bits):
+            bits = bitmap(np.flatnonzero((bits[self.ids >> 3] >> (self.ids & 7)) & 1), len(self.ids))
+        return Blocked(listed[listed >= 0].astype(np.int32), bits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +324,10 @@ class ScorePostings:
         Number of items of the catalogue.
     keyed_by_item
         Whether codes are items, so that a list holds an item's neighbours.
+    delta
+        Lists of the items that are new or updated since; see :meth:`with_delta`.
+    dead
+        Bitmap of the items whose own postings no longer count.
     """
 
     items: Items
@@ -178,6 +335,8 @@ class ScorePostings:
     offsets: Ints
     size: int
     keyed_by_item: bool = False
+    delta: ScorePostings | None = None
+    dead: Bits = field(default_factory=lambda: np.empty(0, np.uint8))
 
     @classmethod
     def build(
@@ -212,6 +371,34 @@ class ScorePostings:
         """Number of codes."""
         return len(self.offsets) - 1
 
+    def with_delta(self, changed: ScorePostings, removed: NDArray[np.integer[Any]]) -> Self:
+        """The same lists with all that has changed since they were built; a delta that was there is replaced.
+
+        Parameters
+        ----------
+        changed
+            Lists of the new and the updated items over the same codes; its size is the size from now on.
+        removed
+            Items that are gone.
+
+        Raises
+        ------
+        DataError
+            If the codes differ, the size shrinks, or an item is both changed and removed.
+        """
+        if changed.codes != self.codes or changed.size < self.size:
+            raise DataError(
+                f"the delta has {changed.codes} codes and size {changed.size}; expected {self.codes} and at least "
+                f"{self.size}"
+            )
+        gone = np.asarray(removed, np.int64)
+        if len(both := np.intersect1d(changed.items, gone)):
+            raise DataError(f"item {both[0]} is both changed and removed; name it once")
+        dead = np.concatenate([np.unique(changed.items), gone])
+        if ((dead < 0) | (dead >= changed.size)).any():
+            raise DataError(f"the delta removes item {dead.max()}; expected items below {changed.size}")
+        return replace(self, delta=changed, dead=bitmap(dead, changed.size), size=changed.size)
+
     def of(self, code: int) -> tuple[Items, Floats]:
         """Items and scores of one code, best first."""
         part = slice(self.offsets[code], self.offsets[code + 1])
@@ -219,6 +406,8 @@ class ScorePostings:
 
     def save(self, directory: Path) -> None:
         """Write into an existing directory."""
+        if self.delta is not None:
+            raise UserError("postings with changes on top are compacted before they are saved; rebuild them")
         facts = {"size": self.size, "keyed_by_item": self.keyed_by_item}
         _save(directory, "scores", facts, items=self.items, scores=self.scores, offsets=self.offsets)
 
@@ -238,9 +427,18 @@ class ScorePostings:
         _check_offsets(directory / "offsets.npy", offsets, len(items))
         size = int(facts["size"])
         _check_rows(directory / "scores.npy", scores, len(items))
-        if len(items) and not 0 <= int(items.min()) <= int(items.max()) < size:
-            raise ArtefactError(f"{directory / 'items.npy'} names items outside 0 to {size - 1}; publish again")
         return cls(items, scores, offsets, size, bool(facts["keyed_by_item"]))
+
+    def verify(self) -> None:
+        """Read everything and check that the lists name items of the catalogue.
+
+        Raises
+        ------
+        ArtefactError
+            If they do not.
+        """
+        if len(self.items) and not 0 <= int(self.items.min()) <= int(self.items.max()) < self.size:
+            raise ArtefactError(f"items.npy names items outside 0 to {self.size - 1}; publish the bundle again")
 
 
 @dataclass(frozen=True)
@@ -254,6 +452,9 @@ class EveryItem:
     """
 
     size: int
+
+    def verify(self) -> None:
+        """Nothing is stored, so nothing can be wrong."""
 
     def save(self, directory: Path) -> None:
         """Refuse.
@@ -275,6 +476,26 @@ def open_postings(directory: Path) -> VectorPostings | ScorePostings:
     if kind not in ("vectors", "scores"):
         raise ArtefactError(f"{directory / 'postings.json'} has kind {kind!r}; expected 'vectors' or 'scores'")
     return VectorPostings.open(directory) if kind == "vectors" else ScorePostings.open(directory)
+
+
+def _number(directory: Path, name: str) -> float:
+    value = _facts(directory).get(name)
+    if not isinstance(value, (int, float)):
+        raise ArtefactError(f"{directory / 'postings.json'} has {name} = {value!r}; publish the bundle again")
+    return float(value)
+
+
+def _open_tiles(directory: Path, offsets: Ints, dim: int) -> Tiles:
+    starts = tile_offsets_of(offsets)
+    tiles = map_array(directory / "tiles.npy", "|u1", 4)
+    scales = map_array(directory / "scales.npy", "<f4", 1)
+    expected = (int(starts[-1]), -(-dim // 4), TILE, 4)
+    if tiles.shape != expected or len(scales) != expected[0] * TILE:
+        raise ArtefactError(
+            f"{directory / 'tiles.npy'} has shape {tiles.shape} and scales.npy {scales.shape}; expected {expected} and "
+            f"one scale a row of 16; publish the bundle again"
+        )
+    return Tiles(tiles, scales, starts, _number(directory, "largest"), _number(directory, "error"))
 
 
 def _facts(directory: Path) -> dict[str, Any]:

@@ -11,25 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError
-from tesserec.index.contract import Candidates, Floats, Policy, UserSide
+from tesserec.index.contract import Candidates, Floats, Policy, UserSide, Visits
 from tesserec.index.dense import best_of_all
+from tesserec.index.filters import NOTHING, Blocked, union
 from tesserec.index.interests import Choice, choose, choose_from_history
-from tesserec.index.kernels import Denied
+from tesserec.index.kernels import empty_rows, ordered_rows
 from tesserec.index.lists import sum_lists
 from tesserec.index.merge import log_chances, merge_interests, no_candidates
-from tesserec.index.one_pass import search_once, suits
 from tesserec.index.postings import EveryItem, Postings, ScorePostings, VectorPostings
-from tesserec.index.topk import TopK, cells_topk, exact_topk
+from tesserec.index.scan import best_together
+from tesserec.index.topk import TopK, cells_topk, exact_topk, in_threads, merge_topk
 from tesserec.index.user_side import DenseSide, ScoreSide
-from tesserec.index.within import BLOCK, Users, search_within, visits_of
+from tesserec.index.within import BLOCK, Users, search_within
 
 _BATCH = 512
 Progress = Callable[[int, int], None]
@@ -43,9 +42,9 @@ def retrieve(
     policy: Policy,
     *,
     exclude_seen: bool,
-    denied: Denied | None = None,
     budget_mb: int = 256,
     progress: Progress | None = None,
+    blocked: Blocked = NOTHING,
 ) -> Candidates:
     """The ``k`` best candidates of each history.
 
@@ -57,13 +56,13 @@ def retrieve(
         Item indices, oldest first, no row empty.
     exclude_seen
         Leave out the items of the history.
-    denied
-        Items that nobody must be given, as :func:`tesserec.index.filters.deny` marks them; lists are filled from the
-        others.
     budget_mb
         Working memory of the search, in MiB; the answer and the user side's own network come on top.
     progress
         Called with the users done and all users after each batch.
+    blocked
+        Items that no answer may hold, see :class:`tesserec.index.filters.Filter`. Where they leave a list short that
+        searched a part of the cells, it is filled from all of them.
 
     Raises
     ------
@@ -74,13 +73,15 @@ def retrieve(
     """
     check_fit(side, postings)
     _check(postings, histories, k, policy)
-    request = _Request(k, policy, exclude_seen, denied, budget_mb)
+    request = _Request(k, policy, exclude_seen, budget_mb, blocked)
     answer = no_candidates(len(histories), k)
     by_length = np.argsort(histories.lengths, kind="stable")  # users of like lengths share a batch: little padding
     batch = _batch_users(postings, request)
     for start in range(0, len(histories), batch):
         rows = by_length[start : start + batch]
-        answer.put(rows, _retrieve_batch(side, postings, _known_items(histories, rows, postings.size), request))
+        found = _retrieve_batch(side, postings, _known_items(histories, rows, postings.size), request)
+        for name in vars(answer):
+            getattr(answer, name)[rows] = getattr(found, name)
         if progress:
             progress(min(start + batch, len(histories)), len(histories))
     return answer
@@ -91,8 +92,13 @@ class _Request:
     k: int
     policy: Policy
     exclude_seen: bool
-    denied: Denied | None
     budget_mb: int
+    blocked: Blocked
+
+    @property
+    def everywhere(self) -> _Request:
+        """The same, visiting every cell."""
+        return replace(self, policy=replace(self.policy, visit=1.0, max_items=None))
 
 
 def has_interests(postings: Postings) -> bool:
@@ -103,16 +109,10 @@ def has_interests(postings: Postings) -> bool:
     return isinstance(postings, VectorPostings) and postings.cells > 1
 
 
-@lru_cache(maxsize=64)
-def _postings_of(side: type) -> type:
-    """The kind of postings that a kind of user side goes with; to ask protocols each time is slow."""
-    kinds: dict[type, type] = {ScoreSide: ScorePostings, DenseSide: EveryItem}
-    return next((kind for protocol, kind in kinds.items() if issubclass(side, protocol)), VectorPostings)
-
-
 def check_fit(side: UserSide | ScoreSide | DenseSide, postings: Postings) -> None:
     """Refuse a user side of one kind with postings of another."""
-    wanted = _postings_of(type(side))
+    kinds = {ScoreSide: ScorePostings, DenseSide: EveryItem}
+    wanted = next((kind for protocol, kind in kinds.items() if isinstance(side, protocol)), VectorPostings)
     if not isinstance(postings, wanted):
         raise ConfigError(
             f"{type(side).__name__} goes with {wanted.__name__}, not with {type(postings).__name__}; they do not fit"
@@ -127,10 +127,6 @@ def _check(postings: Postings, histories: Histories, k: int, policy: Policy) -> 
             f"explore = {policy.explore}, but this model has no interests that users share, so none to explore; "
             "models with a codebook have them (sparc), or leave explore at 0"
         )
-    if policy.recall is not None:
-        raise ConfigError(f"recall = {policy.recall} has no mass here; ask a model that was calibrated for it")
-    if policy.max_items is not None and not has_interests(postings):
-        raise ConfigError(f"max_items = {policy.max_items}, but this model has no cells to leave out; leave it at None")
     if policy.select == "history" and not has_interests(postings):
         raise ConfigError(
             "select = 'history', but this model has no interests that users share, so a history has no frequent ones; "
@@ -172,13 +168,22 @@ def _batch_users(postings: Postings, request: _Request) -> int:
 def _retrieve_batch(
     side: UserSide | ScoreSide | DenseSide, postings: Postings, histories: Histories, request: _Request
 ) -> Candidates:
-    if isinstance(postings, ScorePostings):
-        assert isinstance(side, ScoreSide)
-        return sum_lists(side, postings, histories, request.k, request.exclude_seen, request.denied)
-    if isinstance(postings, EveryItem):
-        assert isinstance(side, DenseSide)
-        return best_of_all(side, postings, histories, request.k, request.exclude_seen, request.denied)
-    return _search_cells(cast(UserSide, side), postings, histories, request)  # the kinds were checked to fit
+    if isinstance(side, ScoreSide):
+        assert isinstance(postings, ScorePostings)
+        return sum_lists(side, postings, histories, request.k, request.exclude_seen, request.blocked)
+    if isinstance(side, DenseSide):
+        assert isinstance(postings, EveryItem)
+        return best_of_all(side, postings, histories, request.k, request.exclude_seen, request.blocked)
+    assert isinstance(postings, VectorPostings)
+    found = _search_cells(side, postings, histories, request)
+    if request.blocked is NOTHING or request == request.everywhere:
+        return found
+    short = np.flatnonzero((found.items < 0).any(axis=1) & ~found.visits.certified)
+    if len(short):
+        more = _search_cells(side, postings, histories.take(short).compact(), request.everywhere)
+        for name in vars(found):
+            getattr(found, name)[short] = getattr(more, name)
+    return found
 
 
 def _search_cells(side: UserSide, postings: VectorPostings, histories: Histories, request: _Request) -> Candidates:
@@ -186,17 +191,12 @@ def _search_cells(side: UserSide, postings: VectorPostings, histories: Histories
     posterior = _checked_posterior(encoded.posterior, postings.cells)
     known = known_cells(postings, histories)
     if request.policy.select == "history":
-        of_history = replace(histories, values=postings.cell_of[histories.values])
+        of_history = replace(histories, values=postings.cells_of(histories.values))
         choice = choose_from_history(of_history, postings.cells, request.policy, request.k)
     else:
         choice = choose(posterior, known, request.policy, request.k)
-    users = Users(side, encoded, histories if request.exclude_seen else None, request.denied)
-    if suits(request.policy, postings, choice.codes.shape[1]):
-        return search_once(users, postings, choice, request.k, request.policy)
-    if postings.cells == 1 or request.policy.exact:
-        visited = np.ones(posterior.shape, np.bool_)
-    else:
-        visited = visited_cells(posterior, request.policy.visit, np.diff(postings.offsets), request.policy.max_items)
+    visited = _visited(posterior, postings, request.policy)
+    users = Users(side, encoded, histories if request.exclude_seen else None, request.blocked)
     if request.policy.reach == "cell":
         if posterior.shape[1] != postings.cells:
             raise ConfigError("reach = 'cell', but the slots of this model own no cells; set reach = 'catalogue'")
@@ -217,6 +217,10 @@ def _search_catalogue(
 ) -> Candidates:
     """Every interest searches the visited cells; ``cells`` are the visited and the known ones."""
     vectors = np.asarray(users.side.read(users.encoded, choice.codes), np.float32)
+    if request.policy.merge != "quota" and not choice.explored.any() and postings.cells > 1:
+        together = _search_together(users, postings, choice, vectors, cells[0], request)
+        if together is not None:
+            return replace(together, visits=visits_of(users.encoded.posterior, cells[0], postings.sizes))
     exploited, explored = _cells_to_search(*cells, choice)
     items = np.full((*choice.codes.shape, request.k), -1, np.int32)
     scores = np.full((*choice.codes.shape, request.k), -np.inf, np.float32)
@@ -229,10 +233,41 @@ def _search_catalogue(
     policy = request.policy
     added = log_chances(choice, policy)
     merged = merge_interests(choice, items, scores, added, request.k, policy.merge == "quota")
-    visited = cells[0] if postings.cells > 1 else np.ones((len(items), 1), np.bool_)
-    complete = np.asarray((visited | postings.empty).all(axis=1))
-    touched = visited | explored if postings.cells > 1 else visited
-    return replace(merged, visits=visits_of(touched, users.encoded.posterior, postings, complete))
+    return replace(merged, visits=visits_of(users.encoded.posterior, cells[0], postings.sizes))
+
+
+def _search_together(
+    users: Users,
+    postings: VectorPostings,
+    choice: Choice,
+    vectors: Floats,
+    visited: NDArray[np.bool_],
+    request: _Request,
+) -> Candidates | None:
+    """All interests of a user in one pass over the cells; None where too many values are nearly equal."""
+    answer = no_candidates(len(vectors), request.k)
+    added = log_chances(choice, request.policy)
+    posterior, segments = users.encoded.posterior, postings.segments
+    seen = empty_rows(len(vectors)) if users.unwanted is None else ordered_rows(users.unwanted)
+
+    def search(begin: int, end: int) -> bool:
+        for row in range(begin, end):
+            read = choice.codes[row] >= 0
+            cells = np.flatnonzero(visited[row])
+            cells = cells[np.argsort(-posterior[row, cells], kind="stable")]
+            queries = np.ascontiguousarray(vectors[row, read])
+            unwanted = seen.values[seen.starts[row] : seen.stops[row]]
+            best = best_together(segments, cells, queries, added[row, read], unwanted, request.blocked, request.k)
+            if best is None:
+                return False
+            items, values, columns = best
+            column, n = np.flatnonzero(read)[columns], len(items)
+            answer.items[row, :n], answer.scores[row, :n] = items, values
+            answer.interests[row, :n] = choice.codes[row, column]
+            answer.probability[row, :n] = choice.probability[row, column]
+        return True
+
+    return answer if all(in_threads(len(vectors), search)) else None
 
 
 def _search(
@@ -245,11 +280,33 @@ def _search(
 ) -> TopK:
     """The best items of each query in the cells of its user; None is every cell."""
     k, budget = request.k, request.budget_mb
-    if cells is None:
-        return exact_topk(queries, postings.table, k, exclude=unwanted, denied=request.denied, budget_mb=budget)
-    rows = _as_rows(cells).take(users)
-    table, denied = postings.table, request.denied
-    return cells_topk(queries, table, postings.offsets, rows, k, exclude=unwanted, denied=denied, budget_mb=budget)
+    rows = None if cells is None else _as_rows(cells).take(users)
+
+    def search(part: VectorPostings, exclude: Histories | None, blocked: Blocked) -> TopK:
+        if rows is None:
+            return exact_topk(queries, part.table, k, exclude=exclude, blocked=blocked, budget_mb=budget)
+        return cells_topk(
+            queries, part.table, part.offsets, rows, k, exclude=exclude, blocked=blocked, budget_mb=budget
+        )
+
+    delta = postings.delta
+    best = search(postings, unwanted, union(request.blocked, postings.dead))
+    if delta is None or not len(delta.ids):
+        return best
+    found, scores = search(
+        delta.rows, None if unwanted is None else delta.local_rows(unwanted), delta.local_blocked(request.blocked)
+    )
+    named = np.where(found >= 0, delta.ids[np.maximum(found, 0)], -1).astype(np.int32)
+    return merge_topk(best, (named, scores))
+
+
+def visits_of(posterior: Floats, visited: NDArray[np.bool_], sizes: NDArray[np.int64]) -> Visits:
+    """What a search of the visited cells ``(users, cells)`` touches; it is certified if it leaves no item out."""
+    if len(sizes) == 1:  # codes are slots: all of their mass lies in the one cell
+        return Visits.complete(len(visited), 1, int(sizes.sum()))
+    left = np.where(visited, 0.0, posterior).sum(axis=1)
+    everything: NDArray[np.bool_] = np.all(visited | (sizes == 0), axis=1, keepdims=False)
+    return Visits(everything, visited.sum(axis=1), visited @ sizes, np.asarray(left, np.float32))
 
 
 def _without_interests(found: Candidates) -> Candidates:
@@ -271,8 +328,21 @@ def known_cells(postings: VectorPostings, histories: Histories) -> NDArray[np.bo
     """Cells that hold an item of the history, ``(users, cells)``."""
     known = np.zeros((len(histories), postings.cells), np.bool_)
     flat = histories.compact()
-    known[np.repeat(np.arange(len(flat)), flat.lengths), postings.cell_of[flat.values]] = True
+    known[np.repeat(np.arange(len(flat)), flat.lengths), postings.cells_of(flat.values)] = True
     return known
+
+
+def mass_before(posterior: Floats) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Cells in falling probability, and the mass of those before each, ``(users, cells)``."""
+    order = np.argsort(-posterior, axis=1, kind="stable")
+    mass = np.cumsum(np.take_along_axis(posterior, order, axis=1), axis=1, dtype=np.float64)
+    return order, np.hstack([np.zeros((len(posterior), 1)), mass[:, :-1]])
+
+
+def _visited(posterior: Floats, postings: VectorPostings, policy: Policy) -> NDArray[np.bool_]:
+    if postings.cells == 1:
+        return np.ones(posterior.shape, np.bool_)
+    return visited_cells(posterior, policy.visit, postings.sizes, policy.max_items)
 
 
 def visited_cells(
@@ -280,16 +350,15 @@ def visited_cells(
 ) -> NDArray[np.bool_]:
     """The likeliest cells that together reach the posterior mass ``visit``, at least one, ``(users, cells)``.
 
-    A mass of 1 visits every cell, those of probability zero too. With ``max_items`` they end before the cell that
-    would bring their ``sizes`` above it.
+    A mass of 1 visits every cell, those of probability zero too. ``max_items`` stops before the cell, of ``sizes``
+    items, that would exceed it.
     """
     if visit >= 1.0 and max_items is None:
         return np.ones(posterior.shape, np.bool_)
-    order = np.argsort(-posterior, axis=1, kind="stable")
-    mass_before = np.cumsum(np.take_along_axis(posterior, order, axis=1), axis=1, dtype=np.float64)
-    mass_before = np.hstack([np.zeros((len(posterior), 1)), mass_before[:, :-1]])
-    chosen = (mass_before < visit) | (visit >= 1.0)
-    if max_items is not None and sizes is not None:
+    order, before = mass_before(posterior)
+    chosen = (before < visit) | (visit >= 1.0)
+    if max_items is not None:
+        assert sizes is not None
         chosen &= np.cumsum(sizes[order], axis=1) <= max_items
     chosen[:, 0] = True
     visited = np.zeros(posterior.shape, np.bool_)

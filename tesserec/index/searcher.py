@@ -6,7 +6,7 @@ A :class:`Searcher` holds no state that a call changes, so threads may share one
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -16,35 +16,16 @@ from numpy.typing import NDArray
 
 from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError, UserError
+from tesserec.index.calibration import Calibration
 from tesserec.index.catalogue import Catalogue
-from tesserec.index.contract import Calibration, Candidates, Floats, Merge, Policy, Select, Shares, UserSide
+from tesserec.index.contract import Candidates, Floats, Merge, Policy, Select, Shares, UserSide
 from tesserec.index.diversify import diverse, item_categories
-from tesserec.index.filters import Filters, deny
-from tesserec.index.kernels import Denied
+from tesserec.index.filters import NOTHING, Filter
 from tesserec.index.names import name_interests
 from tesserec.index.postings import Postings, ScorePostings, VectorPostings
 from tesserec.index.search import Progress, check_fit, has_interests, known_cells, retrieve
 from tesserec.index.topk import ItemVectors, exact_topk, item_vectors
 from tesserec.index.user_side import DenseSide, ScoreSide
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """What a model answers to some users.
-
-    Attributes
-    ----------
-    candidates
-        ``user`` (row of the histories), ``rank`` (from 1), ``item``, ``score``, ``interest`` and ``probability``
-        (the slot and its share for models with several free vectors, null for models with one vector or tables),
-        ``explored``.
-    visits
-        One row a user: ``user``, ``certified``, ``cells``, ``items``, ``mass_left``; see
-        :class:`tesserec.index.contract.Visits`.
-    """
-
-    candidates: pl.DataFrame
-    visits: pl.DataFrame
 
 
 class Searcher:
@@ -67,7 +48,7 @@ class Searcher:
     facts
         What is known about the model (name, seed, dataset fingerprint, ...).
     calibration
-        What is known of the recall of a mass; without it a policy with a recall target is refused.
+        How much posterior mass finds which share of the exact answer.
 
     Raises
     ------
@@ -90,7 +71,7 @@ class Searcher:
         check_fit(side, postings)
         self.catalogue, self.side, self.postings, self.policy = catalogue, side, postings, policy
         self.facts = dict(facts or {})
-        self.calibration = calibration or Calibration(0, {})
+        self.calibration = calibration
         self._given_names = names
 
     @cached_property
@@ -143,39 +124,34 @@ class Searcher:
             )
         return indices
 
-    def recommend(self, histories: Sequence[Sequence[Any]], k: int = 20, **settings: Any) -> pl.DataFrame:
-        """The ranked candidates of :meth:`answer` alone; takes the same settings."""
-        return self.answer(histories, k, **settings).candidates
-
-    def answer(
+    def recommend(
         self,
         histories: Sequence[Sequence[Any]],
         k: int = 20,
         *,
         explore: float | None = None,
         visit: float | None = None,
-        max_items: int | None = None,
-        exact: bool | None = None,
-        recall: float | None = None,
         interests: int | None = None,
         merge: Merge | None = None,
         select: Select | None = None,
         shares: Shares | None = None,
         exclude_seen: bool | None = None,
-        filters: Filters | None = None,
+        recall: float | None = None,
+        max_items: int | None = None,
+        only: Filter | None = None,
         diversity: float = 0.0,
         diversify_by: str | None = None,
-    ) -> Answer:
-        """Ranked candidates and what the search left out; settings left at None are the model's own.
+    ) -> pl.DataFrame:
+        """Ranked candidates; settings left at None are the model's own.
 
         Ids that are not in the catalogue are skipped; :meth:`encode` reports them.
 
         Parameters
         ----------
-        explore, visit, max_items, exact, recall, interests, merge, select, shares
+        explore, visit, interests, merge, select, shares, recall, max_items
             See :class:`tesserec.index.contract.Policy`.
-        filters
-            Which items may be in the lists, which are filled all the same.
+        only
+            What the answer may hold.
         diversity
             Score that each pair of candidates of different interests is worth; above 0, a longer list is re-ranked by
             :func:`tesserec.index.diversify.diversify`, and scores need not fall with rank.
@@ -184,8 +160,10 @@ class Searcher:
 
         Returns
         -------
-        Answer
-            Its candidates and visits.
+        polars.DataFrame
+            ``user`` (row of ``histories``), ``rank`` (from 1), ``item``, ``score``, ``interest`` and ``probability``
+            (the slot and its share for models with several free vectors, null for models with one vector or tables),
+            ``explored``.
 
         Raises
         ------
@@ -195,18 +173,16 @@ class Searcher:
             If k or a setting is out of range, or does not go with this model.
         """
         given: dict[str, Any] = {"explore": explore, "visit": visit, "interests": interests}
-        given |= {"max_items": max_items, "exact": exact, "recall": recall}
-        given |= {"merge": merge, "select": select, "shares": shares}
+        given |= {"merge": merge, "select": select, "shares": shares, "recall": recall, "max_items": max_items}
         policy = replace(self.policy, **{name: value for name, value in given.items() if value is not None})
         if diversify_by is not None and not diversity:
             raise ConfigError(f"diversify_by = {diversify_by!r} with diversity = 0 changes nothing; set diversity too")
         encoded, _ = self.encode(histories)
-        denied = None if filters is None else deny(filters, self.catalogue)
-        ranked = partial(self.retrieve, policy=policy, exclude_seen=exclude_seen, denied=denied)
+        ranked = partial(self.retrieve, policy=policy, exclude_seen=exclude_seen, only=only)
         if not diversity:
-            return self._answer(ranked(encoded, k))
+            return self._table(ranked(encoded, k))
         categories = None if diversify_by is None else item_categories(self.catalogue, diversify_by)
-        return self._answer(diverse(ranked, encoded, k, strength=diversity, categories=categories))
+        return self._table(diverse(ranked, encoded, k, strength=diversity, categories=categories))
 
     def retrieve(
         self,
@@ -215,27 +191,37 @@ class Searcher:
         policy: Policy | None = None,
         exclude_seen: bool | None = None,
         *,
-        denied: Denied | None = None,
         budget_mb: int = 256,
         progress: Progress | None = None,
+        only: Filter | None = None,
     ) -> Candidates:
-        """Candidates by item index, as :func:`tesserec.index.search.retrieve`."""
+        """Candidates by item index, as :func:`tesserec.index.search.retrieve`; ``only`` says what they may hold."""
         policy = self.policy if policy is None else policy
+        if policy.recall is not None:
+            policy = replace(policy, visit=self.mass_for(policy.recall), recall=None)
         return retrieve(
             self.side,
             self.postings,
             histories,
             k,
-            policy if policy.recall is None else self.calibration.resolve(policy, k),
+            policy,
             exclude_seen=self.catalogue.exclude_seen if exclude_seen is None else exclude_seen,
-            denied=denied,
             budget_mb=budget_mb,
             progress=progress,
+            blocked=NOTHING if only is None else only.resolve(self.catalogue.table),
         )
 
-    def _answer(self, found: Candidates) -> Answer:
-        visits = pl.DataFrame({"user": np.arange(len(found.items), dtype=np.int64), **vars(found.visits)})
-        return Answer(self._table(found), visits)
+    def mass_for(self, recall: float) -> float:
+        """Posterior mass that finds a share of the exact answers, as measured when the model was calibrated.
+
+        Raises
+        ------
+        ConfigError
+            If the model has not been calibrated.
+        """
+        if self.calibration is None:
+            raise ConfigError(f"recall = {recall}, but this model was never calibrated; index it again, or set visit")
+        return self.calibration.mass_for(recall)
 
     def _table(self, candidates: Candidates) -> pl.DataFrame:
         users, ranks = np.nonzero(candidates.items >= 0)

@@ -13,21 +13,20 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError
+from tesserec.index.filters import NOTHING, Blocked, is_blocked
 from tesserec.index.kernels import (
-    Denied,
-    bitmap,
+    contains,
     empty_rows,
     exact_dot,
     fast_dot,
     index_of,
-    is_unwanted,
     kernel,
     key_of,
     ordered_rows,
@@ -39,6 +38,7 @@ Floats = NDArray[np.float32]
 Items = NDArray[np.int32]
 Ints = NDArray[np.int64]
 TopK = tuple[Items, Floats]
+Result = TypeVar("Result")
 
 _TILE_ITEMS = 4096
 _TILE_ROWS = 512
@@ -67,6 +67,8 @@ class ItemVectors(NamedTuple):
 def item_vectors(vectors: Floats, items: Items | None = None) -> ItemVectors:
     """Check vectors for search; ``items`` is the item of each, by default its position.
 
+    Reads every vector; what a file says of its own vectors makes an :class:`ItemVectors` without.
+
     Raises
     ------
     DataError
@@ -83,7 +85,7 @@ def exact_topk(
     k: int,
     *,
     exclude: Histories | None = None,
-    denied: Denied | None = None,
+    blocked: Blocked = NOTHING,
     budget_mb: int = 256,
 ) -> TopK:
     """The ``k`` vectors with the largest dot product of each query.
@@ -97,8 +99,8 @@ def exact_topk(
         better given as :func:`item_vectors`.
     exclude
         One set of item indices a row that must not be returned.
-    denied
-        Items that no row must be given, as :func:`tesserec.index.filters.deny` marks them.
+    blocked
+        Items that no row must be given.
     budget_mb
         Working memory besides inputs and answer, in MiB.
 
@@ -115,7 +117,7 @@ def exact_topk(
         If k or the budget is below one.
     """
     table = vectors if isinstance(vectors, ItemVectors) else item_vectors(vectors)
-    search = _Search(queries, table, k, exclude, denied)
+    search = _Search(queries, table, k, exclude, blocked)
     return _matrix_topk(search, *tile_shape(search.capacity, budget_mb))
 
 
@@ -149,7 +151,7 @@ def cells_topk(
     k: int,
     *,
     exclude: Histories | None = None,
-    denied: Denied | None = None,
+    blocked: Blocked = NOTHING,
     budget_mb: int = 256,
 ) -> TopK:
     """As :func:`exact_topk`, where each row sees only the vectors of its own cells.
@@ -161,7 +163,7 @@ def cells_topk(
     cells
         The cells of each row, each named once.
     """
-    search = _Search(queries, vectors, k, exclude, denied)
+    search = _Search(queries, vectors, k, exclude, blocked)
     tile_rows, _ = tile_shape(search.capacity, budget_mb)
     for start in range(0, len(queries), tile_rows):
         rows = search.rows(start, start + tile_rows)
@@ -170,6 +172,13 @@ def cells_topk(
         in_threads(len(visits), partial(_visit, *arrays, rows))
         search.finish(start, rows)
     return search.answer
+
+
+def merge_topk(one: TopK, other: TopK) -> TopK:
+    """The best of two answers ``(rows, k)`` to the same queries over different items."""
+    items, scores = np.hstack([one[0], other[0]]), np.hstack([one[1], other[1]])
+    order = np.lexsort((np.where(items < 0, np.iinfo(np.int32).max, items), -scores))[:, : one[0].shape[1]]
+    return np.take_along_axis(items, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
 class _Rows(NamedTuple):
@@ -185,7 +194,7 @@ class _Rows(NamedTuple):
     seen: Items
     seen_from: Ints
     seen_to: Ints
-    denied: Denied
+    blocked: Blocked
     margins: Floats
     thresholds: Floats
     counts: Ints
@@ -197,11 +206,12 @@ class _Search:
     """Checked inputs, and the answer that blocks of rows fill."""
 
     def __init__(
-        self, queries: Floats, table: ItemVectors, k: int, exclude: Histories | None, denied: Denied | None = None
+        self, queries: Floats, table: ItemVectors, k: int, exclude: Histories | None, blocked: Blocked = NOTHING
     ) -> None:
         if k < 1:
             raise ConfigError(f"k = {k}; ask for at least one candidate")
-        self.queries, self.table, self.exclude, self.denied = frozen(queries), table, exclude, bitmap(denied)
+        self.queries, self.table, self.exclude = frozen(queries), table, exclude
+        self.blocked = frozen_blocked(blocked)
         self.found = min(k, len(table.vectors))
         self.capacity = self.found + max(self.found, 64)
         self.margins = margins(self.queries, table.longest)
@@ -220,7 +230,7 @@ class _Search:
             unwanted.values,
             unwanted.starts,
             unwanted.stops,
-            self.denied,
+            self.blocked,
             self.margins[part],
             np.full(n, -np.inf, np.float32),
             np.zeros(n, np.int64),
@@ -239,6 +249,11 @@ def frozen(array: NDArray[Any]) -> NDArray[Any]:
     view = np.ascontiguousarray(array).view(np.ndarray)
     view.flags.writeable = False
     return view
+
+
+def frozen_blocked(blocked: Blocked) -> Blocked:
+    """The same for blocked items."""
+    return Blocked(frozen(blocked.listed), frozen(blocked.bits))
 
 
 def places(items: Items) -> Items:
@@ -271,15 +286,14 @@ def _lengths(vectors: Floats, what: str) -> NDArray[np.float64]:
     return lengths
 
 
-def in_threads(rows: int, work: Callable[[int, int], object]) -> None:
-    """Call ``work(begin, end)`` for as many parts of the rows as there are cores; kernels run without the lock."""
+def in_threads(rows: int, work: Callable[[int, int], Result]) -> list[Result]:
+    """What ``work(begin, end)`` gives for as many parts of the rows as there are cores; kernels hold no lock."""
     workers = min(_cores(), max(1, rows // 16))
     if workers == 1:
-        work(0, rows)
-        return
+        return [work(0, rows)]
     edges = np.linspace(0, rows, workers + 1).astype(int).tolist()
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(work, edges[:-1], edges[1:]))
+        return list(pool.map(work, edges[:-1], edges[1:]))
 
 
 def _cores() -> int:
@@ -325,6 +339,11 @@ def _any_from(scores: Floats, threshold: float) -> bool:
 
 
 @kernel
+def _unwanted(r: _Rows, row: int, item: int) -> bool:
+    return bool(contains(r.seen, r.seen_from[row], r.seen_to[row], item) or is_blocked(r.blocked, item))
+
+
+@kernel
 def _absorb(tile: Floats, first: int, r: _Rows, begin: int, end: int) -> None:
     """Add a tile of fast scores ``(rows, items from first on)`` to the running candidates."""
     for row in range(begin, end):
@@ -335,9 +354,7 @@ def _absorb(tile: Floats, first: int, r: _Rows, begin: int, end: int) -> None:
             if not _any_from(scores[chunk:stop], threshold):
                 continue
             for i in range(chunk, stop):
-                if scores[i] < threshold:
-                    continue
-                if is_unwanted(r.denied, r.seen, r.seen_from[row], r.seen_to[row], r.items[first + i]):
+                if scores[i] < threshold or _unwanted(r, row, r.items[first + i]):
                     continue
                 r.keys[row, n] = key_of(scores[i], first + i)
                 n += 1
@@ -355,9 +372,7 @@ def _visit(cells: Items, cells_from: Ints, cells_to: Ints, offsets: Ints, r: _Ro
         for visit in range(cells_from[row], cells_to[row]):
             for i in range(offsets[cells[visit]], offsets[cells[visit] + 1]):
                 score = fast_dot(query, r.vectors[i])
-                if score < threshold:
-                    continue
-                if is_unwanted(r.denied, r.seen, r.seen_from[row], r.seen_to[row], r.items[i]):
+                if score < threshold or _unwanted(r, row, r.items[i]):
                     continue
                 r.keys[row, n] = key_of(score, i)
                 n += 1

@@ -7,6 +7,7 @@ item and goes with ``EveryItem``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -222,6 +223,7 @@ def _inputs(newest: Histories, vectors_of: Callable[[NDArray[np.int64]], Floats]
 
 
 def _session(path: Path, threads: int) -> Any:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # what is asked here is nobody else's business
     import onnxruntime  # a tenth of a second that popularity and item-kNN do not need
 
     options = onnxruntime.SessionOptions()

@@ -25,11 +25,12 @@ from typing_extensions import Self
 
 from tesserec.data.histories import Histories, Ints, Items
 from tesserec.index.contract import Candidates, Codes, Encoded, Floats, Policy, UserSide, Visits
+from tesserec.index.filters import NOTHING, Bits, Blocked, is_blocked
 from tesserec.index.interests import Choice
-from tesserec.index.kernels import Denied, bitmap, empty_rows, exact_dot, fast_dot, is_unwanted, kernel, ordered_rows
+from tesserec.index.kernels import contains, empty_rows, exact_dot, fast_dot, kernel, ordered_rows
 from tesserec.index.merge import Doubles, log_chances, merge_interests
 from tesserec.index.postings import VectorPostings
-from tesserec.index.topk import frozen, in_threads, margins
+from tesserec.index.topk import frozen, frozen_blocked, in_threads, margins
 
 BLOCK = 32
 """Interests of a user that are read at once."""
@@ -37,12 +38,12 @@ BLOCK = 32
 
 @dataclass(frozen=True, eq=False)
 class Users:
-    """A batch of encoded users, the side that reads their interests, and what each or all must not get."""
+    """A batch of encoded users, the side that reads their interests, and what they or anybody must not be given."""
 
     side: UserSide
     encoded: Encoded
     unwanted: Histories | None
-    denied: Denied | None = None
+    blocked: Blocked
 
 
 def search_within(users: Users, postings: VectorPostings, choice: Choice, k: int, policy: Policy) -> Candidates:
@@ -57,8 +58,8 @@ def search_within(users: Users, postings: VectorPostings, choice: Choice, k: int
     n, columns = choice.codes.shape
     wide = int((~choice.explored).any(axis=0).sum())
     heap_of = np.arange(columns) if by_quota else np.maximum(np.arange(columns) - wide + 1, 0)
-    heaps = _Heaps.empty(n, int(heap_of[-1]) + 1, min(k, postings.size), postings.cells)
-    table = _table(users, postings, n)
+    heaps = _Heaps.empty(n, int(heap_of[-1]) + 1, min(k, postings.size), columns)
+    tables = _tables(users, postings, n)
     bases = log_chances(choice, policy)
     proves = policy.normalise and policy.merge == "probability"
     for first, last in ((0, wide), (wide, columns)):
@@ -69,42 +70,32 @@ def search_within(users: Users, postings: VectorPostings, choice: Choice, k: int
             if len(rows):
                 block = _read(users, postings, choice.codes[rows, part], bases[rows, part], rows)
                 proof = unproven, proves and start < wide
-                in_threads(len(rows), partial(_absorb, block, heap_of[part], policy.normalise, proof, table, heaps))
+                in_threads(
+                    len(rows),
+                    partial(_absorb, block, part.start, heap_of[part], policy.normalise, proof, tables, heaps),
+                )
     in_threads(n, partial(_sort, heaps))
     _, one_of_each = np.unique(heap_of, return_index=True)
     lists = Choice(*(getattr(choice, name)[:, one_of_each] for name in ("codes", "probability", "explored", "quotas")))
     found = merge_interests(lists, heaps.items, heaps.values, np.zeros(lists.codes.shape), k, by_quota)
-    complete = _complete(heaps, users.encoded.posterior, postings, proves and policy.explore == 0)
-    visits = visits_of(heaps.visited, users.encoded.posterior, postings, complete)
+    visits = _visits(users.encoded.posterior, postings, choice, heaps)
     return replace(_name(found, postings, choice), visits=visits)
 
 
-def visits_of(
-    visited: NDArray[np.bool_], posterior: Floats, postings: VectorPostings, certified: NDArray[np.bool_]
-) -> Visits:
-    """Sum up the cells visited, ``(users, cells)``."""
-    if postings.cells == 1:  # whose codes, if several, are no cells
-        posterior = np.ones((len(visited), 1), np.float32)
-    left = np.where(visited | postings.empty, 0, posterior).sum(axis=1, dtype=np.float64)
-    sizes = np.diff(postings.offsets)
-    return Visits(certified, visited.sum(axis=1), np.asarray(visited @ sizes), left.astype(np.float32))
-
-
-def _complete(heaps: _Heaps, posterior: Floats, postings: VectorPostings, proves: bool) -> NDArray[np.bool_]:
-    """Users none of whose cells that were not visited can bring an item."""
-    best_left = np.where(heaps.visited | postings.empty, 0, posterior).max(axis=1)
-    if not proves:
-        return np.asarray(best_left == 0)
-    full = heaps.counts[:, 0] == heaps.values.shape[2]
-    with np.errstate(divide="ignore"):
-        bound = np.log(best_left.astype(np.float64))
-    return np.asarray((best_left == 0) | (full & (bound < heaps.values[:, 0].min(axis=1))))
+def _visits(posterior: Floats, postings: VectorPostings, choice: Choice, heaps: _Heaps) -> Visits:
+    """Certified is what was proved, or left no item of any likely cell out."""
+    searched = np.zeros((len(posterior), postings.cells + 1), np.bool_)
+    np.put_along_axis(searched, np.where(heaps.visited, choice.codes, -1).astype(np.int64), True, axis=1)
+    left = np.where(searched[:, :-1], 0.0, posterior)
+    certified = heaps.proven | ~((left > 0) & (postings.sizes > 0)).any(axis=1)
+    return Visits(certified, heaps.visited.sum(axis=1), heaps.scored, np.asarray(left.sum(axis=1), np.float32))
 
 
 def _read(users: Users, postings: VectorPostings, codes: Codes, bases: Doubles, rows: Ints) -> _Block:
     """Queries of a block of interests of some of the users."""
     queries = np.ascontiguousarray(users.side.read(users.encoded.take(rows), codes), dtype=np.float32)
-    near = margins(queries.reshape(-1, queries.shape[-1]), postings.table.longest).reshape(codes.shape)
+    longest = max(part.table.longest for part in (postings, postings.delta and postings.delta.rows) if part)
+    near = margins(queries.reshape(-1, queries.shape[-1]), longest).reshape(codes.shape)
     return _Block(rows, codes, queries, bases, near)
 
 
@@ -113,7 +104,7 @@ def _name(found: Candidates, postings: VectorPostings, choice: Choice) -> Candid
     chances = np.full((len(choice.codes), postings.cells + 1), np.nan, np.float32)
     np.put_along_axis(chances, choice.codes.astype(np.int64), choice.probability, axis=1)  # -1 is the spare column
     chances[:, -1] = np.nan
-    cells = np.where(found.items >= 0, postings.cell_of[found.items], -1).astype(np.int32)
+    cells = np.where(found.items >= 0, postings.cells_of(np.maximum(found.items, 0)), -1).astype(np.int32)
     return replace(found, interests=cells, probability=np.take_along_axis(chances, cells.astype(np.int64), axis=1))
 
 
@@ -128,58 +119,75 @@ class _Block(NamedTuple):
 
 
 class _Table(NamedTuple):
-    """Postings, and the items that each user must not be given."""
+    """One segment of the postings; items of ``dead`` count neither as answers nor in a normaliser."""
 
     vectors: Floats
     items: Items
     offsets: Ints
+    dead: Bits
+
+
+class _Unwanted(NamedTuple):
+    """The items that each user, and that nobody must be given."""
+
     seen: Items
     seen_from: Ints
     seen_to: Ints
-    denied: Denied
+    blocked: Blocked
 
 
 class _Heaps(NamedTuple):
-    """The best items so far, ``(users, heaps, k)`` with the worst of ``counts`` first; and the cells visited."""
+    """The best items so far, ``(users, heaps, k)`` with the worst of ``counts`` first; and what each user visited."""
 
     items: Items
     values: Doubles
     counts: Ints
+    scored: Ints
     visited: NDArray[np.bool_]
+    proven: NDArray[np.bool_]
 
     @classmethod
-    def empty(cls, users: int, heaps: int, k: int, cells: int) -> Self:
+    def empty(cls, users: int, heaps: int, k: int, columns: int) -> Self:
         shape = users, heaps, k
-        none, visited = np.zeros(shape[:2], np.int64), np.zeros((users, cells), np.bool_)
-        return cls(np.full(shape, -1, np.int32), np.full(shape, -np.inf), none, visited)
+        return cls(
+            np.full(shape, -1, np.int32),
+            np.full(shape, -np.inf),
+            np.zeros(shape[:2], np.int64),
+            np.zeros(users, np.int64),
+            np.zeros((users, columns), np.bool_),
+            np.zeros(users, np.bool_),
+        )
 
 
-def _table(users: Users, postings: VectorPostings, n: int) -> _Table:
+def _tables(users: Users, postings: VectorPostings, n: int) -> tuple[_Table, _Table, _Unwanted]:
+    """Both segments, the second perhaps empty, and what must not be given."""
     seen = empty_rows(n) if users.unwanted is None else ordered_rows(users.unwanted)
-    return _Table(
-        postings.table.vectors,
-        postings.table.items,
-        frozen(postings.offsets),
-        seen.values,
-        seen.starts,
-        seen.stops,
-        bitmap(users.denied),
-    )
+    unwanted = _Unwanted(seen.values, seen.starts, seen.stops, frozen_blocked(users.blocked))
+    own = postings.table
+    base = _Table(own.vectors, own.items, frozen(postings.offsets), frozen(postings.dead))
+    if postings.delta is None:
+        offsets, items = np.zeros_like(postings.offsets), own.items[:0]
+        return base, _Table(own.vectors[:0], items, frozen(offsets), frozen(NOTHING.bits)), unwanted
+    rows = postings.delta.rows
+    items = frozen(postings.delta.ids[rows.items])
+    return base, _Table(rows.table.vectors, items, frozen(rows.offsets), frozen(NOTHING.bits)), unwanted
 
 
 @kernel
 def _absorb(
     block: _Block,
+    first: int,
     heap_of: Ints,
     normalise: bool,
     proof: tuple[NDArray[np.bool_], bool],
-    table: _Table,
+    tables: tuple[_Table, _Table, _Unwanted],
     heaps: _Heaps,
     begin: int,
     end: int,
 ) -> None:
     """Add the cells of a block to the heaps of their users; where that is provable, mark who needs no more cells."""
     unproven, proves = proof
+    base_rows, delta_rows, unwanted = tables
     k = heaps.items.shape[2]
     for row in range(begin, end):
         user = block.users[row]
@@ -188,40 +196,58 @@ def _absorb(
             if cell < 0:
                 continue
             if proves and heaps.counts[user, heap] == k and base < heaps.values[user, heap, 0]:
-                unproven[user] = False
+                unproven[user], heaps.proven[user] = False, True
                 break
-            start, stop = table.offsets[cell], table.offsets[cell + 1]
-            if start == stop:
-                continue
+            heaps.visited[user, first + column] = True
             query, margin = block.queries[row, column], block.margins[row, column]
-            dots = _dots(query, table.vectors, start, stop)
-            lse, most = (_log_sum_exp(dots), 0.0) if normalise else (0.0, np.inf)
-            for i in range(start, stop):
-                full = heaps.counts[user, heap] == k
-                if full and base + (dots[i - start] - lse) + margin < heaps.values[user, heap, 0]:
-                    continue
-                item = table.items[i]
-                if is_unwanted(table.denied, table.seen, table.seen_from[user], table.seen_to[user], item):
-                    continue
-                score = np.float64(exact_dot(query, table.vectors[i])) - lse
-                _push(heaps, user, heap, item, base + min(score, most))  # no probability is above 1
-            heaps.visited[user, cell] = True
+            old, new = _dots(query, base_rows, cell), _dots(query, delta_rows, cell)
+            if len(old) + len(new) == 0:
+                continue
+            lse, most = (_log_sum_exp(old, new), 0.0) if normalise else (0.0, np.inf)
+            for dots, rows in ((old, base_rows), (new, delta_rows)):
+                start = rows.offsets[cell]
+                for i in range(len(dots)):
+                    full = heaps.counts[user, heap] == k
+                    if full and base + (dots[i] - lse) + margin < heaps.values[user, heap, 0]:
+                        continue
+                    item = rows.items[start + i]
+                    if dots[i] == -np.inf or contains(
+                        unwanted.seen, unwanted.seen_from[user], unwanted.seen_to[user], item
+                    ):
+                        continue
+                    if is_blocked(unwanted.blocked, item):
+                        continue
+                    score = np.float64(exact_dot(query, rows.vectors[start + i])) - lse
+                    _push(heaps, user, heap, item, base + min(score, most))  # no probability is above 1
+            heaps.scored[user] += len(old) + len(new)
 
 
 @kernel
-def _dots(query: Floats, vectors: Floats, start: int, stop: int) -> Floats:
+def _dots(query: Floats, rows: _Table, cell: int) -> Floats:
+    """Fast dot products with a cell of a segment, -inf for what is dead."""
+    start, stop = rows.offsets[cell], rows.offsets[cell + 1]
     dots = np.empty(stop - start, np.float32)
     for i in range(start, stop):
-        dots[i - start] = fast_dot(query, vectors[i])
+        dots[i - start] = fast_dot(query, rows.vectors[i])
+    if len(rows.dead) > 0:
+        for i in range(start, stop):
+            if (rows.dead[rows.items[i] >> 3] >> (rows.items[i] & 7)) & 1:
+                dots[i - start] = -np.inf
     return dots
 
 
 @kernel
-def _log_sum_exp(values: Floats) -> float:
-    largest = np.float64(values.max())
+def _log_sum_exp(values: Floats, others: Floats) -> float:
+    largest = -np.inf
+    for part in (values, others):
+        for value in part:
+            largest = max(largest, np.float64(value))
+    if largest == -np.inf:
+        return 0.0
     total = 0.0
-    for value in values:
-        total += math.exp(np.float64(value) - largest)
+    for part in (values, others):
+        for value in part:
+            total += math.exp(np.float64(value) - largest)
     return largest + math.log(total)
 
 

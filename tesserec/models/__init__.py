@@ -52,5 +52,5 @@ def model_class(name: str) -> type[Retriever]:
 
 def load_model(path: Path) -> Retriever:
     """Open a saved model of any kind."""
-    manifest = open_directory(Path(path), "model", check_hashes=False)
+    manifest = open_directory(Path(path), "model", check="size")
     return model_class(manifest["model"]).load(Path(path))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -117,6 +117,7 @@ class GemiRecNetwork(InterestNetwork):
 
     centres: Tensor
     log_sizes: Tensor
+    per_item: ClassVar[tuple[str, ...]] = (*InterestNetwork.per_item, "dictionary.codes")
 
     def __init__(self, items: int, config: GemiRecConfig, features: ItemFeatures | None) -> None:
         super().__init__(items, config, features)
@@ -244,6 +245,14 @@ class GemiRecNetwork(InterestNetwork):
         sums = torch.zeros_like(self.centres).index_add_(0, cells, z)
         self.centres.copy_(sums / sizes.clamp_min(1)[:, None])
         self.log_sizes.copy_(sizes.log().clamp_min(NEVER))
+
+    @torch.no_grad()
+    def welcome(self, new: Tensor) -> None:
+        """See :meth:`Network.welcome`: by the entries as they are."""
+        z = self.items.all()
+        if self.dictionary.started:
+            self.dictionary.codes[new] = self.dictionary(z[new]).codes
+        self._measure_cells(z)
 
 
 class GemiRec(NeuralRetriever):

@@ -83,6 +83,8 @@ class Network(nn.Module):
     """
 
     codes: int = 1
+    #: Names in the state of the network that hold a row an item.
+    per_item: ClassVar[tuple[str, ...]] = ("items.table.weight",)
 
     def __init__(self, items: int, config: Any, features: ItemFeatures | None) -> None:
         super().__init__()
@@ -150,6 +152,9 @@ class Network(nn.Module):
     def end_epoch(self, epoch: int, seed: int) -> dict[str, Any]:
         """Upkeep after every epoch but those of a warm-up, and its figures for the log."""
         return {}
+
+    def welcome(self, new: Tensor) -> None:
+        """Give codes to items ``(new,)`` that came after training; the codebook and the codes of others stay."""
 
 
 class TensorBatch:
@@ -240,9 +245,39 @@ class NeuralRetriever(Retriever):
         task = self.task(dataset, seed)
         loop = Loop(task, self.config.training, seed=seed, run=run, progress=progress)
         loop.train(resume)
+        self._finish(task, loop, dataset, seed)
+        return self
+
+    def fine_tune(
+        self, dataset: Dataset, epochs: int, *, seed: int = 0, run: Path | None = None, progress: bool = False
+    ) -> Self:
+        """Train on from the weights at hand for some epochs more, at the end of the learning rate's fall.
+
+        The codebook is not started again: its codes go on from where they are, so they keep their identity. The result
+        is no worse on ``dataset.valid`` than the start.
+
+        Raises
+        ------
+        TrainingRefused
+            See :meth:`fit`.
+        """
+        begun = self.config.training.epochs
+        training = self.config.training.model_copy(update={"epochs": begun + epochs})
+        self.config = self.config.model_copy(update={"training": training})
+        task = self.task(dataset, seed)
+        loop = Loop(task, training, seed=seed, run=run, progress=progress)
+        loop.go_on_after(begun)
+        loop.train()
+        self._finish(task, loop, dataset, seed)
+        return self
+
+    def _finish(self, task: FitTask, loop: Loop, dataset: Dataset, seed: int) -> None:
         task.refuse_if_below_popularity(loop.position.best)
         self.__dict__.pop("searcher", None)
-        return self
+        self.after_training(dataset, seed)
+
+    def after_training(self, dataset: Dataset, seed: int) -> None:
+        """What is measured or built once, from the trained network."""
 
     def task(self, dataset: Dataset, seed: int) -> FitTask:
         """What the training loop is given."""

@@ -180,9 +180,18 @@ class SparcNetwork(InterestNetwork):
     def end_epoch(self, epoch: int, seed: int) -> dict[str, Any]:
         """Restart dead codes; reports health by level."""
         figures = upkeep(self.quantiser, self.items.all(), epoch, seed)
+        self._measure_cells()
+        return figures
+
+    def _measure_cells(self) -> None:
         # A cell that is empty today may have an item, and be a label, tomorrow.
         self.log_sizes.copy_(torch.bincount(self.cells(), minlength=self.codes).clamp_min(0.5).log())
-        return figures
+
+    @torch.no_grad()
+    def welcome(self, new: Tensor) -> None:
+        """See :meth:`Network.welcome`: codes follow from the vectors; the sizes of cells are counted again."""
+        if self.quantiser.started:
+            self._measure_cells()
 
     @torch.no_grad()
     def start(self, epoch: int, seed: int) -> dict[str, Any]:

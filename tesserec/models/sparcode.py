@@ -232,13 +232,9 @@ class SparCode(NeuralRetriever):
     Config = SparCodeConfig
     network_class = SparCodeNetwork
 
-    def fit(
-        self, dataset: Dataset, *, seed: int = 0, run: Path | None = None, resume: bool = False, progress: bool = False
-    ) -> Self:
-        """Train, then make the lists that serve; see :meth:`NeuralRetriever.fit`."""
-        super().fit(dataset, seed=seed, run=run, resume=resume, progress=progress)
+    def after_training(self, dataset: Dataset, seed: int) -> None:
+        """Make the lists that serve."""
         self.list_tuples(dataset.train, every=self.config.tuples <= self.config.all_tuples)
-        return self
 
     def task(self, dataset: Dataset, seed: int) -> SparCodeTask:
         """See :meth:`NeuralRetriever.task`."""

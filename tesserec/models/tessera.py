@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
-from typing_extensions import Self
 
 from tesserec.data.dataset import Dataset
 from tesserec.data.features import ItemFeatures
@@ -26,11 +24,10 @@ from tesserec.models.neural import (
     last_valid,
     some_users,
 )
-from tesserec.nn.cells import start_cells, step_cells
+from tesserec.nn.cells import members, start_cells, step_cells
 from tesserec.nn.codebook import judge
-from tesserec.nn.factorised import Layout, LowRankReader, Moments, best_heat, cell_softmax
+from tesserec.nn.factorised import Layout, LowRankReader, Moments, best_heat, cell_softmax, log_mass_of_groups
 from tesserec.nn.losses import full_softmax
-from tesserec.training.config import DotProductTraining
 
 
 class TesseraConfig(WarmConfig):
@@ -40,50 +37,55 @@ class TesseraConfig(WarmConfig):
     ----------
     codes
         Cells of the catalogue; the cost of a step and of a request is least near the root of the number of items.
+    parts
+        Parts of a cell, whose moments say how likely the cell is; more cost more and see more of its items.
     balance
-        Largest size of a cell as a multiple of the mean.
+        Largest size of a cell as a multiple of the mean, and of a part.
     warmup_epochs
         Epochs in which the whole catalogue is one cell, which makes the loss the full softmax; then k-means divides it.
     settle_epochs
-        Epochs after the warm-up at whose end items move over to the cell that they have come nearest to.
+        Epochs after the warm-up at whose end items move over to the part that they have come nearest to.
     spread
-        Weight of the mean squared distance of items from the middle of their cell. Per item its pull is
-        ``spread * targets / items`` beside the item's own targets; about 65 of that suited our trials (6 with 11
-        targets an item), so less is needed where items have more events.
+        Weight of the mean squared distance of items from the middle of their part. Per item its pull is
+        ``spread * targets / items`` beside the item's own targets, so less is needed where items have more events.
     reader_rank
         Rank of what an interest changes about the user vector; 0 leaves one user vector for all interests.
     reader_dropout
         Share of these ranks that is dropped in training.
     """
 
-    training: DotProductTraining = DotProductTraining()
-    normalise: bool = False
-    temperature: float = Field(1.0, gt=0)
     codes: int = Field(128, ge=2)
+    parts: int = Field(8, ge=1)
     balance: float = Field(2.0, ge=1)
     settle_epochs: int = Field(20, ge=0)
-    spread: float = Field(6.0, ge=0)
+    spread: float = Field(0.3, ge=0)
     reader_rank: int = Field(0, ge=0)
     reader_dropout: float = Field(0.2, ge=0, lt=1)
 
 
 class TesseraNetwork(Network):
-    """Encoder, items in cells, a posterior from the moments of cells, and an exact softmax within a cell.
+    """Encoder, items in parts of cells, a posterior from the moments of parts, an exact softmax within a cell.
 
-    Before the cells are started the whole catalogue lies in cell 0, whose probability is 1.
+    Before the cells are started the whole catalogue lies in part 0 of cell 0, whose probability is 1.
     """
 
-    assignment: Tensor
+    part_of: Tensor
+    parts_of: Tensor
+    cell_of_part: Tensor
     version: Tensor
     log_sizes: Tensor
     means: Tensor
     variances: Tensor
     heat: Tensor
+    per_item: ClassVar[tuple[str, ...]] = (*Network.per_item, "part_of")
 
     def __init__(self, items: int, config: TesseraConfig, features: ItemFeatures | None) -> None:
         super().__init__(items, config, features)
-        if config.codes > items:
-            raise ConfigError(f"codes = {config.codes}, but there are only {items} items; use fewer codes")
+        if config.codes * config.parts > items:
+            raise ConfigError(
+                f"codes = {config.codes} of parts = {config.parts} make {config.codes * config.parts} parts of the "
+                f"catalogue, but there are only {items} items; use fewer of either"
+            )
         dim = config.encoder.dim
         # Every item counts in the moments, so every row of the table moves in every step.
         self.items.table.sparse = False
@@ -92,32 +94,43 @@ class TesseraNetwork(Network):
         self.lift = nn.Parameter(torch.zeros(config.codes))
         nn.init.zeros_(self.tilt.weight)
         self.reader = LowRankReader(dim, config.reader_rank, config.reader_dropout) if config.reader_rank else None
-        self.register_buffer("assignment", torch.zeros(items, dtype=torch.int64))
+        cells = torch.arange(config.codes).repeat_interleave(config.parts)
+        self.register_buffer("cell_of_part", cells)
+        self.register_buffer("parts_of", members(cells, config.codes, self._most(config.parts)))
+        self.register_buffer("part_of", torch.zeros(items, dtype=torch.int64))
         self.register_buffer("version", torch.tensor(0))
         self.register_buffer("heat", torch.tensor(1.0))
-        for name, value in vars(Moments.of(self.items.all(), self.layout)).items():
+        for name, value in vars(self.moments(self.items.all())).items():
             self.register_buffer(name, value)
+
+    def _most(self, mean: float) -> int:
+        return math.ceil(float(self.config.balance) * mean)
 
     @property
     def layout(self) -> Layout:
-        """Items sorted by cell; made anew only when a cell has changed."""
+        """Items sorted by cell; made anew only when one has changed."""
+        cells = self.cells()
         known: Layout | None = self.__dict__.get("_layout")
-        where = self.assignment.device
-        if known is None or known.cells.device != where or not torch.equal(known.cells, self.assignment):
-            known = self.__dict__["_layout"] = Layout.of(self.assignment.clone(), self.codes)
+        if known is None or known.cells.device != cells.device or not torch.equal(known.cells, cells):
+            known = self.__dict__["_layout"] = Layout.of(cells, self.codes)
         return known
+
+    def moments(self, items: Tensor) -> Moments:
+        """Moments of item vectors ``(items, dim)`` by part, differentiable in the vectors."""
+        return Moments.of(items, self.part_of, len(self.cell_of_part))
 
     def losses(self, batch: TensorBatch, progress: float) -> dict[str, Tensor]:
         """``cell`` and ``item``, whose sum is ``-log p(target)`` over the whole catalogue, and ``spread``.
 
         Before the cells are started ``item`` alone, the full softmax.
         """
-        items, layout = self.items.every(), self.layout
+        items = self.items.every()
         users = self.user(self.states(F.embedding(batch.inputs, items))[batch.valid]) / self.config.temperature
         if not self.version:
             return {"item": full_softmax(users, items, batch.wanted)}
-        moments, cells = Moments.of(items, layout), layout.cells[batch.wanted]
-        read = self._read(users, F.embedding(cells, moments.means.detach()))
+        moments, layout = self.moments(items), self.layout
+        cells = layout.cells[batch.wanted]
+        read = self._read(users, cells, moments)
         return {
             "cell": F.cross_entropy(self.cell_logits(users, moments), cells),
             "item": cell_softmax(read, items, batch.wanted, layout),
@@ -125,64 +138,84 @@ class TesseraNetwork(Network):
         }
 
     def cell_logits(self, users: Tensor, moments: Moments) -> Tensor:
-        """Logits of cells ``(rows, codes)``: the log-mass of each by its moments, under a learned tilt and lift.
+        """Logits of cells ``(rows, codes)``: the log-mass of each by its parts, under a learned tilt and lift.
 
         Divided by ``heat``, which is 1 in training.
         """
         with torch.autocast(users.device.type, enabled=False):
             users = users.float()
-            return (moments.logits(users + self.tilt(users)) + self.lift) / self.heat
+            mass = log_mass_of_groups(moments.log_mass(users + self.tilt(users)), self.parts_of)
+            return (mass + self.lift) / self.heat
 
-    def _read(self, users: Tensor, means: Tensor) -> Tensor:
-        """User vectors of interests whose cells have these means; shapes broadcast."""
-        return users.expand_as(means) if self.reader is None else self.reader(users, means)
+    def _read(self, users: Tensor, cells: Tensor, moments: Moments) -> Tensor:
+        """User vectors of cells, ``(..., dim)`` and ``(...)``; shapes broadcast."""
+        if self.reader is None:
+            return users.expand(*cells.shape, -1)
+        read: Tensor = self.reader(users, F.embedding(cells, moments.means_of_groups(self.parts_of).detach()))
+        return read
 
     def encode(self, vectors: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
         """Posterior over cells and the user vector ``(batch, dim)`` after the last event."""
         users = self.user(last_valid(self.states(vectors), lengths)) / self.config.temperature
-        moments = Moments(self.log_sizes, self.means, self.variances)
-        return torch.softmax(self.cell_logits(users, moments), -1), users
+        return torch.softmax(self.cell_logits(users, self._kept_moments), -1), users
 
     def read(self, interests: Tensor, lengths: Tensor, *state: Tensor) -> Tensor:
         """User vectors of cells ``(batch, interests, dim)``; products with items are logits within the cell."""
-        return self._read(state[0][:, None], F.embedding(interests, self.means)) / self.heat
+        return self._read(state[0][:, None], interests, self._kept_moments) / self.heat
+
+    @property
+    def _kept_moments(self) -> Moments:
+        return Moments(self.log_sizes, self.means, self.variances)
 
     def cells(self) -> Tensor:
         """Cell of every item, ``(items,)``."""
-        return self.assignment
+        return self.cell_of_part[self.part_of]
 
     def item_codes(self) -> tuple[Tensor, int] | None:
         """The cells, once there are any."""
-        return (self.assignment[:, None], self.codes) if self.version else None
+        return (self.cells()[:, None], self.codes) if self.version else None
 
     @torch.no_grad()
     def start(self, epoch: int, seed: int) -> dict[str, Any]:
-        """The first cells, by k-means."""
-        items = self.items.all()
-        return self._settle(items, start_cells(items, self.codes, self._cap, np.random.default_rng(seed)), epoch)
+        """The first parts, by k-means on items, and cells of them, by k-means on parts."""
+        items, rng = self.items.all(), np.random.default_rng(seed)
+        self.part_of.copy_(start_cells(items, len(self.cell_of_part), self._items_of_a_part, rng))
+        means = self.moments(items).means
+        self.cell_of_part.copy_(start_cells(means, self.codes, self._most(self.config.parts), rng))
+        self.parts_of.copy_(members(self.cell_of_part, self.codes, self.parts_of.shape[1]))
+        return self._settled(items, epoch)
 
     @torch.no_grad()
     def end_epoch(self, epoch: int, seed: int) -> dict[str, Any]:
-        """Let items move to the nearest cell; reports health and the share that moved (churn)."""
-        items = self.items.all()
+        """Let items move to the nearest part; reports health and the share that changed cell (churn)."""
+        items, before = self.items.all(), self.cells()
         if self.version > self.config.settle_epochs:
-            return self._settle(items, self.assignment, epoch)
-        cells = step_cells(items, self.assignment, self.means, self._cap)
-        churn = (cells != self.assignment).float().mean().item()
-        return {"codebook/churn": churn} | self._settle(items, cells, epoch)
+            self._measure(items)
+            return {}
+        self.part_of.copy_(step_cells(items, self.part_of, self.means, self._items_of_a_part))
+        return {"codebook/churn": float((self.cells() != before).float().mean())} | self._settled(items, epoch)
 
     @property
-    def _cap(self) -> int:
-        return math.ceil(self.config.balance * len(self.assignment) / self.codes)
+    def _items_of_a_part(self) -> int:
+        return self._most(len(self.part_of) / len(self.cell_of_part))
 
-    def _settle(self, items: Tensor, cells: Tensor, epoch: int) -> dict[str, Any]:
-        if cells is not self.assignment:
-            self.version += 1
-            self.assignment.copy_(cells)
-        for name, value in vars(Moments.of(items, self.layout)).items():
+    def _measure(self, items: Tensor) -> None:
+        for name, value in vars(self.moments(items)).items():
             getattr(self, name).copy_(value)
-        health = judge(cells[:, None].cpu().numpy(), self.codes, epoch)
+
+    def _settled(self, items: Tensor, epoch: int) -> dict[str, Any]:
+        self._measure(items)
+        self.version += 1
+        health = judge(self.cells()[:, None].cpu().numpy(), self.codes, epoch)
         return health | {"codebook/version": int(self.version)}
+
+    @torch.no_grad()
+    def welcome(self, new: Tensor) -> None:
+        """See :meth:`Network.welcome`: into the part whose mean is nearest, and so into its cell."""
+        items = self.items.all()
+        if self.version:
+            self.part_of[new] = torch.cdist(items[new], self.means).argmin(1)
+        self._measure(items)
 
 
 class Tessera(NeuralRetriever):
@@ -196,15 +229,15 @@ class Tessera(NeuralRetriever):
     Notes
     -----
     All of it is ours. *Posterior*: what the single-vector softmax would give a cell, ``log sum exp(u . z_i)`` over its
-    items, to second order from their mean and variance, plus a small learned correction that starts at zero (a linear
-    map of the user vector and a number a cell). It has no weights of its own to fit a label with, and its gradients
-    reach the items. *Within a cell*: an exact softmax, one small matrix product for each cell that the batch needs.
-    *Cells*: k-means after a warm-up as a full softmax (one cell), then a Lloyd step after each epoch from the present
-    means, so that a cell keeps its identity; none grows beyond a cap. ``spread`` draws items towards the middle of
-    their cell, which is what makes the posterior sharp, keeps a user's best items in few cells, and in our trials ranks
-    better: an item with few events learns from its cell. *Calibration*: after training, one temperature for both
-    factors, the one under which the posterior gives the cells of held-out items of validation users the largest
-    likelihood.
+    items: the sum over the parts of the cell of their masses, each to second order from its items' mean and variance,
+    plus a small learned correction that starts at zero (a linear map of the user vector and a number a cell). A part
+    holds a dozen items, so that the one which a user is sure to like is not lost in an average. It has no weights of
+    its own to fit a label with, and its gradients reach the items. *Within a cell*: an exact softmax, one small
+    matrix product for each cell that the batch needs. *Cells*: after a warm-up as a full softmax (one cell), k-means
+    on items makes parts and k-means on parts makes cells; then a Lloyd step of the parts after each epoch from their
+    present means, so that part and cell keep their identity; none grows beyond a cap. ``spread`` draws items towards
+    the middle of their part. *Calibration*: after training, one temperature for both factors, the one under which the
+    posterior gives the cells of held-out items of validation users the largest likelihood.
     """
 
     name = "tessera"
@@ -212,11 +245,8 @@ class Tessera(NeuralRetriever):
     Config = TesseraConfig
     network_class = TesseraNetwork
 
-    def fit(
-        self, dataset: Dataset, *, seed: int = 0, run: Path | None = None, resume: bool = False, progress: bool = False
-    ) -> Self:
-        """Train, then calibrate on validation users; see :meth:`NeuralRetriever.fit`."""
-        super().fit(dataset, seed=seed, run=run, resume=resume, progress=progress)
+    def after_training(self, dataset: Dataset, seed: int) -> None:
+        """Calibrate on validation users."""
         part = some_users(dataset.valid, self.config.training.validate_users, seed)
         side = TorchSide(self.network)
         blocks = np.array_split(np.arange(len(part.users)), -(-len(part.users) // 256))
@@ -225,7 +255,6 @@ class Tessera(NeuralRetriever):
         wanted = self.network.cells().cpu()[torch.from_numpy(part.targets.compact().values).long()]
         self.network.heat.fill_(best_heat(posterior[owner], wanted))
         self.__dict__.pop("searcher", None)
-        return self
 
     def policy(self) -> Policy:
         """Every interest, each with the items of its own cell, ranked by ``log p(item | user)``."""

@@ -16,6 +16,16 @@ CANDIDATES = 8
 """Nearest cells that an item tries in turn while they are full."""
 
 
+def members(owner: Tensor, owners: int, most: int) -> Tensor:
+    """What each owner has, ``(owners, most)``, from the owner of each ``(rows,)``; padded with the number of rows."""
+    order = torch.argsort(owner, stable=True)
+    sizes = torch.bincount(owner, minlength=owners)
+    rank = torch.arange(len(owner), device=owner.device) - (sizes.cumsum(0) - sizes)[owner[order]]
+    found = torch.full((owners, most), len(owner), device=owner.device)
+    found[owner[order], rank] = order
+    return found
+
+
 @torch.no_grad()
 def start_cells(vectors: Tensor, cells: int, cap: int, rng: np.random.Generator) -> Tensor:
     """Cells of vectors ``(rows, dim)`` by k-means on a sample, then assignment under the cap, ``(rows,)``."""

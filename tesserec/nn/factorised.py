@@ -68,23 +68,47 @@ class Moments:
     variances: Tensor
 
     @classmethod
-    def of(cls, items: Tensor, layout: Layout) -> Moments:
-        """Moments of item vectors ``(items, dim)`` by cell, differentiable in the vectors."""
-        sizes = layout.sizes.to(items.dtype)
+    def of(cls, items: Tensor, cells: Tensor, n_cells: int) -> Moments:
+        """Moments of item vectors ``(items, dim)`` by cell ``(items,)``, differentiable in the vectors."""
+        sizes = torch.bincount(cells, minlength=n_cells).to(items.dtype)
         share = 1 / sizes.clamp(min=1)[:, None]
-        zeros = items.new_zeros(len(sizes), items.shape[1])
-        means = zeros.index_add(0, layout.cells, items) * share
-        squares = zeros.index_add(0, layout.cells, items * items) * share
+        zeros = items.new_zeros(n_cells, items.shape[1])
+        means = zeros.index_add(0, cells, items) * share
+        squares = zeros.index_add(0, cells, items * items) * share
         return cls(sizes.log(), means, (squares - means * means).clamp_min(0))
 
-    def logits(self, users: Tensor) -> Tensor:
-        """Log-mass of every cell to second order, ``log sum_{i in c} exp(u . z_i)``, of users ``(rows, dim)``."""
+    def log_mass(self, users: Tensor) -> Tensor:
+        """To second order, ``log sum_{i in c} exp(u . z_i)`` of every cell for users ``(rows, dim)``."""
         return self.log_sizes + users @ self.means.T + 0.5 * (users * users) @ self.variances.T
+
+    def means_of_groups(self, groups: Tensor) -> Tensor:
+        """Mean item vector of groups of cells, ``(groups, dim)``; see :func:`log_mass_of_groups`."""
+        sizes = torch.nn.functional.pad(self.log_sizes.exp(), (0, 1))[groups]
+        means = torch.nn.functional.pad(self.means, (0, 0, 0, 1))[groups]
+        return (sizes[..., None] * means).sum(1) / sizes.sum(1, keepdim=True).clamp(min=1)
 
     def spread(self) -> Tensor:
         """Mean squared distance of items from the mean of their cell, a scalar."""
         sizes = self.log_sizes.exp()
         return (sizes @ self.variances.sum(-1)) / sizes.sum()
+
+
+def log_mass_of_groups(log_mass: Tensor, groups: Tensor) -> Tensor:
+    """Log of the summed mass of groups of cells, ``(rows, groups)``.
+
+    Parameters
+    ----------
+    log_mass
+        Of cells, ``(rows, cells)``; -inf for an empty one.
+    groups
+        Cells of each group, padded with the number of cells, ``(groups, most)``.
+    """
+    padded = torch.nn.functional.pad(log_mass, (0, 1), value=EMPTY).clamp_min(EMPTY)
+    return padded[:, groups.flatten()].view(-1, *groups.shape).logsumexp(-1)
+
+
+EMPTY = -1e4
+"""Log-mass of nothing; finite, so that a group without items has gradients."""
 
 
 class LowRankReader(nn.Module):
@@ -156,7 +180,20 @@ def cell_softmax(users: Tensor, items: Tensor, targets: Tensor, layout: Layout) 
     with torch.autocast(users.device.type, enabled=False):
         # The products are too small and too many for bfloat16 to pay: each shape would be set up anew.
         users, items = (x if x.dtype == torch.float64 else x.float() for x in (users, items))
+        if users.is_cuda:
+            return padded_cell_softmax(users, items, targets, layout)
         return _CellSoftmax.apply(users, items, targets, layout)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def padded_cell_softmax(users: Tensor, items: Tensor, targets: Tensor, layout: Layout) -> Tensor:
+    """:func:`cell_softmax` with each row's cell padded to the largest: more arithmetic, and few launches for a GPU."""
+    places = torch.arange(int(layout.sizes.max()), device=users.device)
+    cells = layout.cells[targets]
+    inside = places < layout.sizes[cells, None]
+    rows = layout.order[(layout.offsets[cells, None] + places).clamp(max=len(layout.order) - 1)]
+    logits = torch.einsum("rd,rpd->rp", users, torch.nn.functional.embedding(rows, items))
+    wanted = layout.place[targets] - layout.offsets[cells]
+    return torch.nn.functional.cross_entropy(logits.masked_fill(~inside, -torch.inf), wanted)
 
 
 HEATS = torch.logspace(-0.5, 0.5, 101)

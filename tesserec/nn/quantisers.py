@@ -328,6 +328,20 @@ def kmeans(vectors: NDArray[np.float32], codes: int, rng: np.random.Generator) -
     with warnings.catch_warnings():
         # An empty cell keeps its centre; it is restarted like any dead code.
         warnings.filterwarnings("ignore", message="One of the clusters is empty")
-        centres, _ = kmeans2(vectors, codes, iter=20, minit="++", rng=rng, missing="warn")
+        centres, _ = kmeans2(vectors, _spread_out(vectors, codes, rng), iter=20, minit="matrix", missing="warn")
     found: NDArray[np.float32] = centres.astype(np.float32)
     return found
+
+
+def _spread_out(vectors: NDArray[np.float32], codes: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """k-means++ in time linear in the codes; SciPy's own compares all chosen centres again for each new one."""
+    distances = np.ones(len(vectors))
+    chosen = np.empty((codes, vectors.shape[1]), np.float32)
+    for code in range(codes):
+        reach = np.cumsum(distances)
+        # Where all vectors are taken already, any of them will do.
+        place = np.searchsorted(reach, rng.random() * reach[-1], side="right") if reach[-1] else code
+        chosen[code] = vectors[min(int(place), len(vectors) - 1)]
+        distance = np.square(vectors - chosen[code]).sum(1, dtype=np.float64)
+        distances = distance if code == 0 else np.minimum(distances, distance)
+    return chosen

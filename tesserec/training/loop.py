@@ -145,6 +145,16 @@ class Loop:
         self.task.network.eval()
         return self.position.rows
 
+    def go_on_after(self, epochs: int) -> None:
+        """Take the network as the result of so many epochs, and as the best so far; training adds to them."""
+        self.task.network.eval()
+        value = next(iter(self.task.validate().values()))
+        self.position = Position(epoch=epochs, best=value, best_epoch=epochs - 1, warm=epochs)
+        self._keep_best()
+
+    def _keep_best(self) -> None:
+        self.best = {k: v.detach().clone() for k, v in checkpoint.network_tensors(self.task.network).items()}
+
     def _finished(self) -> bool:
         return self.position.epoch >= self.config.epochs or self._waited() >= self.config.patience
 
@@ -202,7 +212,7 @@ class Loop:
         value = next(iter(figures.values()))
         if value > at.best:
             at.best, at.best_epoch = value, at.epoch
-            self.best = {k: v.detach().clone() for k, v in checkpoint.network_tensors(self.task.network).items()}
+            self._keep_best()
         losses = {f"loss/{name}": total / at.targets for name, total in at.sums.items()}
         row = {"epoch": at.epoch + 1, **losses, **figures, **upkeep}
         row["targets_per_second"] = round(at.targets / max(at.seconds, 1e-9))
@@ -222,7 +232,7 @@ class Loop:
         return figures
 
     def _end_warm_up_if_due(self) -> None:
-        """Start what follows the warm-up, whose epochs alone can be the best; one that stalls ends at its best epoch."""
+        """Start what follows the warm-up, whose epochs alone can be the best; a stalled one ends at its best."""
         at, stalled = self.position, self._waited() >= self.config.patience
         if not stalled and at.epoch < self.task.warmup_epochs:
             return

@@ -14,8 +14,8 @@ import pytest
 from tesserec.errors import ArtefactError, ConfigError, UserError
 from tesserec.files import MANIFEST, seal
 from tesserec.index.bundle import Bundle, generations, publish
-from tesserec.index.contract import Calibration, Policy
-from tesserec.index.postings import EveryItem, ScorePostings
+from tesserec.index.contract import Policy
+from tesserec.index.postings import EveryItem, ScorePostings, open_postings
 from tesserec.index.searcher import Searcher
 from tesserec.index.user_side import ConstantSide, HistorySide, OnnxSide, open_user_side
 from tests.faults import ROOT, sweep
@@ -36,15 +36,16 @@ def publish_popularity(root, first=0):
     return publish(root, searcher, searcher.side.save, FACTS | {"first": first})
 
 
-def publish_network(root, seed=0, codes=6, side_codes=None, cells=None, calibration=None):
+def publish_network(root, seed=0, codes=6, side_codes=None, cells=None):
     onnx_model = pytest.importorskip("tests.index.onnx_model", reason="needs onnx")
     _, postings = world(seed, items=60, cells=cells or codes)
     workbench = root.parent / f"workbench-{seed}"
     workbench.mkdir(exist_ok=True)
     onnx_model.write_network(workbench, codes=codes, seed=seed)
     side = OnnxSide(workbench, postings.vectors_of)
-    items, policy = catalogue(60, title=[f"T{i}" for i in range(60)]), Policy(interests=3, merge="quota")
-    searcher = Searcher(items, side, postings, policy, calibration=calibration)
+    searcher = Searcher(
+        catalogue(60, title=[f"T{i}" for i in range(60)]), side, postings, Policy(interests=3, merge="quota")
+    )
 
     def write(folder):
         onnx_model.write_network(folder, codes=side_codes or codes, seed=seed)
@@ -306,7 +307,35 @@ def test_a_copied_root_still_opens(root, tmp_path):
     assert Bundle.open(tmp_path / "copy").generation == 1
 
 
-@pytest.mark.parametrize("known", [Calibration(0, {}), Calibration(100, {0.9: 0.25, 0.99: 0.7500000000000001})])
-def test_a_bundle_keeps_what_is_known_of_its_recall(root, known):
-    publish_network(root, calibration=known)
-    assert Bundle.open(root).searcher.calibration == known
+def test_long_files_are_told_by_their_ends_and_verified_whole(root, tmp_path):
+    (tmp_path / "weights").write_bytes(bytes(1 << 18))
+    searcher = popularity()
+    path = publish(root, searcher, searcher.side.save, FACTS, [tmp_path / "weights"])
+    bundle = Bundle.open(root)
+    bundle.verify()
+    for place, seen_at_open in ((0, True), (1 << 17, False), ((1 << 18) - 1, True)):
+        content = bytearray(1 << 18)
+        content[place] = 1
+        (path / "weights").write_bytes(content)
+        with pytest.raises(ArtefactError, match="weights does not hold what was written"):
+            bundle.verify()
+        if seen_at_open:
+            with pytest.raises(ArtefactError, match="weights does not hold what was written"):
+                Bundle.open(root)
+        else:
+            assert Bundle.open(root).generation == 1
+
+
+def test_a_calibration_and_8_bit_rows_round_trip(root):
+    _searcher, path = publish_network(root)
+    assert (path / "postings" / "tiles.npy").exists()
+    opened = Bundle.open(root).searcher.postings
+    assert isinstance(opened.tiles.tiles, np.memmap)
+    opened.verify()
+    tiles = np.array(opened.tiles.tiles)
+    np.save(path / "postings" / "tiles.npy", tiles ^ 1)
+    with pytest.raises(ArtefactError, match=r"tiles\.npy"):
+        open_postings(path / "postings").verify()
+    np.save(path / "postings" / "tiles.npy", tiles[:-1])
+    with pytest.raises(ArtefactError, match=r"tiles\.npy"):
+        open_postings(path / "postings")

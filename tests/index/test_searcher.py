@@ -210,12 +210,3 @@ def test_words_name_interests_and_numbers_only_where_there_are_no_words():
     both = name_interests(catalogue(6, code=numbers, kind=["tea"] * 3 + ["rum"] * 3), postings)
     assert both["categories"].to_list() == [["tea"], ["rum"]]
     assert name_interests(catalogue(6, code=numbers), postings)["categories"].to_list() == [["code 7"], ["code 9"]]
-
-
-def test_an_answer_says_what_the_search_left_out():
-    whole, part = (searcher(visit=visit).answer([["i1", "i2"], ["i5"]], 5) for visit in (1.0, 0.3))
-    assert whole.candidates.equals(searcher().recommend([["i1", "i2"], ["i5"]], 5))
-    assert whole.visits.columns == ["user", "certified", "cells", "items", "mass_left"]
-    assert whole.visits.rows() == [(user, True, 6, 60, 0.0) for user in range(2)]
-    assert not part.visits["certified"].any()
-    assert (part.visits["mass_left"] > 0.1).all()

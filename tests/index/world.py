@@ -102,12 +102,12 @@ def scores_of(query, vectors):
     return (vectors.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
 
 
-def slow_retrieve(side, postings, history, k, policy, exclude_seen, denied=()):
+def slow_retrieve(side, postings, history, k, policy, exclude_seen):
     """One user's candidates as (item, value, code, explored), by sorting everything."""
     encoded = side.encode(Histories.from_lists([history]))
     chances = encoded.posterior[0]
     order = sorted(range(len(chances)), key=lambda code: (-chances[code], code))
-    allowed = set(range(postings.size)) - (set(map(int, history)) if exclude_seen else set()) - set(denied)
+    allowed = set(range(postings.size)) - (set(map(int, history)) if exclude_seen else set())
     known = {int(postings.cell_of[item]) for item in history}
     one_cell = postings.cells == 1  # its codes are slots: they own no cell, and all of them search the only one
     visited, mass = ({0} if one_cell else set()), 0.0

@@ -52,7 +52,8 @@ OWN: dict[str, dict[str, object]] = {
     "gemirec": GEMIREC,
     "mrif": SMALL | {"temperature": 0.2},
     "dmi": SMALL | {"temperature": 0.2},
-    "tessera": SMALL | {"normalise": True, "temperature": 0.2, "codes": 8, "warmup_epochs": 6, "spread": 0.5},
+    "tessera": SMALL
+    | {"normalise": True, "temperature": 0.2, "codes": 8, "parts": 3, "warmup_epochs": 6, "spread": 0.5},
     "sparcode": CROSS | {"codebook": {"levels": 2, "codes": 8}},
     "all-to-all": CROSS,
 }

@@ -1,0 +1,123 @@
+"""A prepared dataset and a later log, prepared together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tesserec.data.columns import find_column
+from tesserec.data.dataset import Dataset
+from tesserec.data.prepare import Progress, prepare, read_events
+from tesserec.data.splits import LeaveOneOut, Split, UserHoldout
+from tesserec.data.tables import read_table
+from tesserec.errors import ConfigError, DataError
+
+
+def prepare_more(
+    dataset: Dataset,
+    log: Any,
+    *,
+    items: Any = None,
+    columns: Mapping[str, str | None] | None = None,
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Prepare the events of a dataset and of a later log as one, under the dataset's split.
+
+    Events that the dataset has already (same user, item and second) count once. Filters on counts of events are not
+    applied again.
+
+    Parameters
+    ----------
+    log, items
+        New interactions, and a table of new or changed items with the columns of the old one; see
+        :func:`~tesserec.data.prepare.prepare`.
+    columns
+        Names of columns of the log where they are not recognised.
+
+    Raises
+    ------
+    DataError
+        If ids of the log are of another type, or the log has times and the dataset none, or the reverse.
+    ConfigError
+        If the dataset was split by time: its cuts lie in the past.
+    """
+    split = _split(dataset)
+    old, new = _events(dataset), read_events(log, columns)
+    for name, ids in (("user", dataset.users), ("item", dataset.items)):
+        if new[name].dtype.is_integer() and ids.values.dtype.is_integer():
+            new = new.with_columns(pl.col(name).cast(ids.values.dtype))
+        if new[name].dtype != ids.values.dtype:
+            raise DataError(f"{name} ids of the log are {new[name].dtype}, those of the dataset {ids.values.dtype}")
+    if ("time" in old.columns) != ("time" in new.columns):
+        raise DataError("either the log or the dataset has times and the other an order only; they cannot be merged")
+    keys = ["user", "item", "time"]
+    if "time" in old.columns:
+        new = new.join(old, on=keys, how="anti", maintain_order="left")
+    return prepare(
+        pl.concat([old.select(new.columns), new]),
+        out=out,
+        items=_items(dataset, items),
+        split=split,
+        columns={name: name if name in new.columns else None for name in keys},
+        roles=dataset.roles,
+        repeats="first" if dataset.exclude_seen else "keep",
+        time_kind="seconds" if "time" in new.columns else None,
+        exclude_seen=dataset.exclude_seen,
+        progress=progress,
+    )
+
+
+def _split(dataset: Dataset) -> Split:
+    if dataset.split["name"] == LeaveOneOut.name:
+        return LeaveOneOut()
+    if dataset.split["name"] == UserHoldout.name:
+        return UserHoldout(dataset.split["seed"])
+    raise ConfigError(
+        f"the dataset is split by {dataset.split['name']!r}, whose cuts lie before the new events; prepare the whole "
+        "log again"
+    )
+
+
+def _events(dataset: Dataset) -> pl.DataFrame:
+    """All events of a dataset in their order: ``user``, ``item`` and, where it has times, ``time`` in seconds."""
+    if dataset.train_users is None:
+        raise DataError("the dataset does not know whose its training rows are; prepare it again from its log")
+    starts = np.full(len(dataset.users), np.iinfo(np.int64).max)
+    stops = np.zeros(len(dataset.users), np.int64)
+    parts = [(dataset.train_users, dataset.train)]
+    parts += [(part.users, rows) for part in (dataset.valid, dataset.test) for rows in (part.histories, part.targets)]
+    for users, rows in parts:
+        np.minimum.at(starts, users, rows.starts)
+        np.maximum.at(stops, users, rows.stops)
+    lengths = np.maximum(stops - starts, 0)
+    user = np.repeat(np.arange(len(lengths)), lengths)
+    position = np.arange(len(user)) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
+    frame = pl.DataFrame(
+        {
+            "user": dataset.users.decode(user),
+            "item": dataset.items.decode(np.asarray(dataset.train.values)[position]),
+        }
+    )
+    return frame if dataset.train_times is None else frame.with_columns(time=np.asarray(dataset.train_times)[position])
+
+
+def _items(dataset: Dataset, items: Any) -> pl.DataFrame:
+    """The dataset's item table, with rows of the new one added or in place of the old."""
+    old = dataset.item_table
+    if items is None:
+        return old
+    table = read_table(items)
+    column = find_column("item", table.schema.names(), table.name, {}, required=True)
+    new = table.collect().rename({column: "id"} if column else {})
+    if missing := [name for name in old.columns if name not in new.columns]:
+        raise DataError(f"{table.name} lacks the columns {missing} of the items that are known; it has {new.columns}")
+    try:
+        added = new.select(pl.col(name).cast(dtype) for name, dtype in old.schema.items())
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{table.name} does not have the types of the items that are known ({error})") from None
+    return pl.concat([old.join(added, on="id", how="anti", maintain_order="left"), added])

@@ -1,0 +1,69 @@
+"""A trained network on a later dataset: the same weights, with a row for each item that has come since."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tesserec.data.dataset import Dataset
+from tesserec.data.histories import Histories
+from tesserec.errors import ConfigError
+from tesserec.index.catalogue import Catalogue
+from tesserec.models.neural import NeuralRetriever
+from tesserec.training.loop import device
+
+NEAR = 3
+"""Events to either side of a new item whose items say where it lies."""
+
+
+def warm_start(trained: NeuralRetriever, dataset: Dataset) -> NeuralRetriever:
+    """The trained model on another catalogue; no weight of it changes.
+
+    Items keep their rows by id, in whatever order the dataset has them. A new item starts at the mean of the rows of
+    the items beside it in training histories, or at the mean of all rows where there is none, and gets the code that
+    the codebook as it is gives such a vector.
+
+    Raises
+    ------
+    ConfigError
+        If the model reads item features, whose vocabularies another catalogue may change.
+    """
+    if trained.config.features:
+        raise ConfigError(
+            f"{trained.name} was trained with features = true, and a new catalogue may change their vocabularies; "
+            "train again instead of updating"
+        )
+    place = trained.catalogue.items.encode(dataset.items.values.to_list())
+    new = np.flatnonzero(place < 0)
+    model = type(trained)(trained.config)
+    model.catalogue = Catalogue.from_dataset(dataset)
+    model.network = model.network_class(len(dataset.items), model.config, None).to(device())
+    weights = trained.network.state_dict()
+    rows = torch.from_numpy(np.maximum(place, 0).astype(np.int64)).to(device())
+    weights |= {name: weights[name][rows] for name in model.network.per_item}
+    table = weights["items.table.weight"]
+    table[new] = _beside(dataset.train, place, table)
+    model.network.load_state_dict(weights)
+    model.network.eval().welcome(torch.from_numpy(new).to(device()))
+    return model
+
+
+def _beside(histories: Histories, place: NDArray[np.int32], table: Tensor) -> Tensor:
+    """Mean row of the known items within a few events of each new item, ``(new, dim)``."""
+    known, number = place >= 0, np.cumsum(place < 0) - 1
+    flat = histories.compact()
+    user = np.repeat(np.arange(len(flat)), flat.lengths)
+    new, old = [], []
+    for shift in range(1, NEAR + 1):
+        for one, other in ((flat.values[shift:], flat.values[:-shift]), (flat.values[:-shift], flat.values[shift:])):
+            pair = (user[shift:] == user[:-shift]) & ~known[one] & known[other]
+            new.append(number[one[pair]])
+            old.append(other[pair])
+    whose = torch.from_numpy(np.concatenate(new)).to(table.device)
+    beside = torch.from_numpy(np.concatenate(old).astype(np.int64)).to(table.device)
+    sums = torch.zeros(int((~known).sum()), table.shape[1], device=table.device).index_add_(0, whose, table[beside])
+    counts = torch.bincount(whose, minlength=len(sums))[:, None]
+    middle = table[torch.from_numpy(np.flatnonzero(known)).to(table.device)].mean(0)
+    return torch.where(counts > 0, sums / counts.clamp_min(1), middle)

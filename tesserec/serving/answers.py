@@ -1,0 +1,158 @@
+"""From typed requests to typed answers, over one generation; the part of a request that runs in a worker thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import Any
+
+import msgspec
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tesserec.errors import DataError
+from tesserec.index.contract import Candidates, Policy
+from tesserec.index.filters import Filter
+from tesserec.serving.schemas import (
+    Candidate,
+    FilterSettings,
+    Interest,
+    Interests,
+    Neighbour,
+    PolicySettings,
+    Recommended,
+    Similar,
+    SimilarTo,
+)
+from tesserec.serving.swap import Served
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked for each user: length of the list, policy, filter, and whether seen items are left out."""
+
+    k: int
+    policy: PolicySettings | None
+    filter: FilterSettings | None
+    exclude_seen: bool | None
+
+
+def recommend(served: Served, histories: Sequence[Sequence[Any]], question: Question) -> list[Recommended]:
+    """The candidates of each history.
+
+    Raises
+    ------
+    DataError
+        If no item of a history is in the catalogue.
+    ConfigError
+        If a setting does not go with this model.
+    """
+    searcher = served.searcher
+    histories = [_to_ids(served, history) for history in histories]
+    encoded, unknown = searcher.encode(histories)
+    policy = policy_of(searcher.policy, question.policy)
+    only = None if question.filter is None else _filter(served, question.filter)
+    found = searcher.retrieve(encoded, question.k, policy, question.exclude_seen, only=only)
+    missing = set(unknown)
+    return [
+        _recommended(served, found, row, [item for item in history if item in missing] if missing else [])
+        for row, history in enumerate(histories)
+    ]
+
+
+def policy_of(own: Policy, given: PolicySettings | None) -> Policy:
+    """The model's own policy, except for what is given."""
+    if given is None:
+        return own
+    return replace(own, **{name: value for name, value in msgspec.structs.asdict(given).items() if value is not None})
+
+
+def _filter(served: Served, given: FilterSettings) -> Filter:
+    """A filter by index; ids that the catalogue does not hold allow and deny nothing."""
+
+    def indices(items: Sequence[Any] | None) -> NDArray[np.int32] | None:
+        if items is None:
+            return None
+        found = served.searcher.catalogue.items.encode(_to_ids(served, items))
+        return found[found >= 0]
+
+    return Filter(indices(given.allow), indices(given.deny), given.where)
+
+
+def _recommended(served: Served, found: Candidates, row: int, unknown: list[Any]) -> Recommended:
+    n = int(np.count_nonzero(found.items[row] >= 0))
+    items = from_ids(served.searcher.catalogue.items.values.gather(found.items[row, :n]))
+    codes = found.interests[row, :n].tolist()
+    chances = found.probability[row, :n].tolist()
+    scores, explored = found.scores[row, :n].tolist(), found.explored[row, :n].tolist()
+    candidates = [
+        Candidate(item, score, code if code >= 0 else None, chance if code >= 0 else None, None, new)
+        for item, score, code, chance, new in zip(items, scores, codes, chances, explored, strict=True)
+    ]
+    brought = sorted({(-chance, code) for code, chance in zip(codes, chances, strict=True) if code >= 0})
+    interests = [Interest(code, _name(served, code), -chance) for chance, code in brought]
+    visits = found.visits
+    return Recommended(
+        candidates,
+        interests,
+        bool(visits.certified[row]),
+        int(visits.cells[row]),
+        int(visits.items[row]),
+        float(visits.mass_left[row]),
+        unknown,
+    )
+
+
+def _name(served: Served, code: int) -> str:
+    return served.names[code] if code < len(served.names) else f"vector {code + 1}"
+
+
+def interests(served: Served, history: Sequence[Any], k: int) -> Interests:
+    """The likeliest interests of a history; see :meth:`tesserec.index.searcher.Searcher.interests`."""
+    history = _to_ids(served, history)
+    as_of = datetime.now(timezone.utc)
+    table = served.searcher.interests([history], k)
+    _, unknown = served.searcher.encode([history])
+    rows = [
+        Interest(row["interest"], row["name"], row["probability"], row["known"]) for row in table.iter_rows(named=True)
+    ]
+    return Interests(served.bundle.generation, as_of, rows, unknown)
+
+
+def similar(served: Served, items: Sequence[Any], k: int) -> Similar:
+    """The neighbours of each item; see :meth:`tesserec.index.searcher.Searcher.similar_items`."""
+    asked = list(dict.fromkeys(_to_ids(served, items)))
+    found: dict[Any, list[Neighbour]] = {item: [] for item in asked}
+    table = served.searcher.similar_items(asked, k)
+    columns = (from_ids(table["item"]), from_ids(table["similar"]), table["score"].to_list())
+    rows = dict(zip(from_ids(pl.Series(asked)), found.values(), strict=True))
+    for item, neighbour, score in zip(*columns, strict=True):
+        rows[item].append(Neighbour(neighbour, score))
+    lists = [SimilarTo(item, neighbours) for item, neighbours in rows.items()]
+    return Similar(served.bundle.generation, datetime.now(timezone.utc), lists)
+
+
+def unknown_items(served: Served, items: Sequence[Any]) -> list[Any]:
+    """Those of some items that the catalogue does not hold, each once."""
+    indices = served.searcher.catalogue.items.encode(_to_ids(served, items))
+    return list(dict.fromkeys(item for item, index in zip(items, indices, strict=True) if index < 0))
+
+
+def _to_ids(served: Served, items: Sequence[Any]) -> list[Any]:
+    """Ids in the type of the catalogue: JSON has text for dates, times and bytes."""
+    ids = served.searcher.catalogue.items
+    if ids.values.dtype.is_numeric() or ids.values.dtype == pl.String:
+        return list(items)
+    try:
+        return [ids.parse(item) if isinstance(item, str) else item for item in items]
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise DataError(f"an id cannot be {ids.values.dtype}, as ids here are ({error})") from None
+
+
+def from_ids(ids: pl.Series) -> list[Any]:
+    """Ids as JSON can hold them."""
+    if ids.dtype == pl.Binary:
+        return [one.decode(errors="replace") for one in ids.to_list()]
+    return ids.to_list() if ids.dtype.is_numeric() or ids.dtype == pl.String else [str(one) for one in ids.to_list()]

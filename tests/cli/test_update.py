@@ -1,0 +1,120 @@
+"""Updates: the same model on more data, new items findable, codes kept, and the change counted."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tesserec.data.dataset import Dataset
+from tesserec.data.merge import prepare_more
+from tesserec.data.prepare import prepare
+from tesserec.errors import ConfigError, DataError
+from tesserec.index.bundle import Bundle
+from tesserec.runs import load_run
+from tests.cli.conftest import QUICK, QUICK_SPARC, run_cli, sets
+
+
+@pytest.fixture(scope="module")
+def later(log, tmp_path_factory):
+    """A log of some users who go on with two items that nobody has seen, and one new user."""
+    events = pl.read_parquet(log[0])
+    user, item, time = events.columns[:3]
+    last = events[time].max()
+    rows = []
+    for number, name in enumerate(events[user].unique(maintain_order=True)[:60].to_list()):
+        known = events.filter(pl.col(user) == name)[item].to_list()[-1]
+        for step, one in enumerate(["new-a" if number % 2 else "new-b", known, known]):
+            rows.append((name, one, last + 10 * number + step + 1))
+    rows += [("somebody-new", "new-a", last + 5_000), ("somebody-new", rows[0][1], last + 5_001)]
+    path = tmp_path_factory.mktemp("later") / "later.parquet"
+    pl.DataFrame(rows, schema=[user, item, time], orient="row").with_columns(
+        pl.col(time).cast(events[time].dtype)
+    ).write_parquet(path)
+    return path
+
+
+def items_of(log, tmp_path):
+    table = pl.read_parquet(log[1])
+    rows = [dict.fromkeys(table.columns) | {table.columns[0]: name} for name in ("new-a", "new-b")]
+    pl.DataFrame(rows, schema=table.schema).write_parquet(tmp_path / "items.parquet")
+    return tmp_path / "items.parquet"
+
+
+def trained(shop, model, out, settings):
+    run_cli("train", shop, "--model", model, "--out", out, *sets(settings))
+    return out
+
+
+TESSERA = [*QUICK, "training.epochs=5", "codes=8", "warmup_epochs=2", "settle_epochs=1"]
+GEMIREC = [*QUICK, "training.epochs=5", "codebook.codes=4", "warmup_epochs=3"]
+
+
+@pytest.mark.parametrize(("model", "settings"), [("sparc", QUICK_SPARC), ("tessera", TESSERA), ("gemirec", GEMIREC)])
+def test_known_items_keep_vectors_and_codes_and_new_ones_are_found(log, shop, later, tmp_path, model, settings):
+    before = trained(shop, model, tmp_path / "run", settings)
+    told = ["--interactions", later, "--items", items_of(log, tmp_path), "--json"]
+    done = json.loads(run_cli("update", before, *told, "--out", tmp_path / "next"))
+    assert (done["items"], done["users"], done["churn"], done["moved"]) == (2, 1, 0.0, 0)
+    old, new = load_run(before).model.searcher, load_run(tmp_path / "next").model.searcher
+    ids = old.catalogue.items.values.to_list()
+    place = new.catalogue.items.encode(ids)
+    np.testing.assert_array_equal(
+        old.postings.vectors_of(np.arange(len(ids))), new.postings.vectors_of(place.astype(np.int64))
+    )
+    np.testing.assert_array_equal(old.cells, new.cells[place])
+    assert "new-b" in new.recommend([["new-a"]], len(new.catalogue))["item"].to_list()
+    assert new.similar_items(["new-a"], 20)["score"].max() > 0.3
+
+
+def test_fine_tuning_goes_on_where_training_ended_and_reports_churn(log, shop, later, tmp_path):
+    before = trained(shop, "sparc", tmp_path / "run", QUICK_SPARC)
+    told = ["--interactions", later, "--items", items_of(log, tmp_path), "--fine-tune", 2, "--json"]
+    told += ["--bundles", tmp_path / "bundles"]
+    done = json.loads(run_cli("update", before, *told, "--out", tmp_path / "next"))
+    assert done["fine_tuned"] == 2
+    assert 0 <= done["churn"] < 0.5
+    run = load_run(tmp_path / "next")
+    epochs = [json.loads(line)["epoch"] for line in (tmp_path / "next" / "log.jsonl").read_text().splitlines()]
+    assert epochs == [7, 8]
+    assert bool(run.model.network.quantiser.started)
+    assert json.loads((tmp_path / "next" / "update.json").read_text()) == done
+    bundle = Bundle.open(tmp_path / "bundles")
+    served, trained_on = (one.recommend([["new-a"]], 5)["item"].to_list() for one in (bundle, run.model))
+    assert served == trained_on
+    run_cli("evaluate", tmp_path / "next")
+    again = ["--interactions", later, "--out", tmp_path / "third", "--json"]
+    assert json.loads(run_cli("update", tmp_path / "next", *again))["events"] == 0
+
+
+def test_counted_models_equal_a_count_of_everything(log, shop, later, tmp_path):
+    run = trained(shop, "item-knn", tmp_path / "run", [])
+    run_cli("update", run, "--interactions", later, "--out", tmp_path / "next")
+    updated = load_run(tmp_path / "next")
+    events = pl.read_parquet(log[0])
+    everything = pl.concat([events.select(events.columns[:3]), pl.read_parquet(later)])
+    repeats = "first" if Dataset.open(shop).exclude_seen else "keep"
+    fresh = prepare(everything, items=Dataset.open(shop).item_table, split="leave-one-out", repeats=repeats)
+    known = updated.dataset()
+    assert known.items.values.to_list() == fresh.items.values.to_list()
+    assert sorted(known.users.values.to_list()) == sorted(fresh.users.values.to_list())
+    found = {user: known.train[row].tolist() for row, user in enumerate(known.train_users.tolist())}
+    assert found == {user: fresh.train[row].tolist() for row, user in enumerate(fresh.train_users.tolist())}
+
+
+def test_what_cannot_be_merged_is_refused(shop, later, tmp_path):
+    dataset, frame = Dataset.open(shop), pl.read_parquet(later)
+    _, item, time = frame.columns
+    with pytest.raises(DataError, match="item ids of the log are Int32"):
+        prepare_more(dataset, frame.with_columns(pl.lit(5).alias(item)))
+    with pytest.raises(DataError, match="has times and the other"):
+        prepare_more(dataset, frame.drop(time))
+    with pytest.raises(DataError, match="lacks the columns"):
+        prepare_more(dataset, frame, items=pl.DataFrame({"item": ["new-a"]}))
+    by_time = prepare(frame, split="time")
+    with pytest.raises(ConfigError, match="split by 'time'"):
+        prepare_more(by_time, frame)
+    run = trained(shop, "popularity", tmp_path / "run", [])
+    told = ["--interactions", later, "--out", tmp_path / "next"]
+    assert "is counted, not trained" in run_cli("update", run, *told, "--fine-tune", 1, code=2)
+    assert "exists already" in run_cli("update", run, "--interactions", later, "--out", run, code=2)

@@ -1,0 +1,152 @@
+"""The command in processes of its own: workers, signals, crashes, and what it refuses to start."""
+
+import contextlib
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+
+import httpx
+import psutil
+
+from tests.faults import ROOT
+from tests.index.test_bundle import publish_popularity
+from tests.serving.conftest import AUTHORISED, TOKEN, Server, free_port, server_of, wait_for
+
+ASK = "/v1/recommend"
+WITH_TOKEN = {"TESSEREC_TOKEN": TOKEN}
+
+
+def served_by_all(server, generation, times=20):
+    """Whether many fresh connections all meet a generation."""
+    return all(httpx.get(f"{server.url}/v1/version").json()["served"]["generation"] == generation for _ in range(times))
+
+
+def test_workers_share_generations_events_and_metrics(tmp_path):
+    root = tmp_path / "bundles"
+    publish_popularity(root, first=0)
+    with server_of(root, "--workers", 2, "--state", tmp_path / "events.sqlite", env=WITH_TOKEN) as server:
+        wait_for(lambda: len(psutil.Process(server.process.pid).children(recursive=True)) >= 2)
+        for number in range(20):
+            event = {"id": str(number), "user": "ann", "item": "i5"}
+            assert httpx.post(f"{server.url}/v1/events", json=event, headers=AUTHORISED).json()["stored"] == 1
+            answer = httpx.post(f"{server.url}{ASK}", json={"user": "ann", "k": 1}, headers=AUTHORISED)
+            assert answer.json()["candidates"][0]["item"] == "i0"
+        publish_popularity(root, first=2)
+        wait_for(lambda: served_by_all(server, 2))
+        text = httpx.get(f"{server.url}/metrics", headers=AUTHORISED).text
+        assert 'tesserec_requests_total{path="/v1/recommend",status="200"} 20.0' in text
+        assert 'tesserec_events_total{outcome="stored"} 20.0' in text
+        printed = server.stop()
+        assert server.process.returncode == 0
+    assert "ann" not in printed
+    assert "Traceback" not in printed
+    assert "generation 2 is in service" in printed
+
+
+def test_a_server_needs_no_torch(network):
+    with server_of(network) as server:
+        mapped = {os.path.basename(one.path) for one in psutil.Process(server.process.pid).memory_maps()}
+        assert any("onnxruntime" in name for name in mapped)
+        assert not any("torch" in name for name in mapped)
+
+
+def test_interrupted_it_answers_what_it_has_begun(network):
+    with server_of(network) as server:
+        assert httpx.post(f"{server.url}{ASK}", json={"history": ["i1"]}).status_code == 200
+        server.stop(signal.SIGINT)
+        assert server.process.returncode in (0, 130)
+
+
+def test_killed_under_load_it_loses_no_acknowledged_event(tmp_path):
+    root, state = tmp_path / "bundles", tmp_path / "events.sqlite"
+    publish_popularity(root)
+    acknowledged = set()
+    for turn in range(2):
+        with server_of(root, "--state", state, env=WITH_TOKEN) as server:
+            writers = [
+                threading.Thread(target=write_until_killed, args=(server, f"{turn}-{n}", acknowledged))
+                for n in range(3)
+            ]
+            for writer in writers:
+                writer.start()
+            before = len(acknowledged)
+            wait_for(lambda before=before: len(acknowledged) > before + 20)
+            server.stop(signal.SIGKILL)
+            for writer in writers:
+                writer.join()
+    with contextlib.closing(sqlite3.connect(state)) as connection:
+        kept = {name for (name,) in connection.execute("SELECT id FROM events")}
+    assert acknowledged <= kept
+
+
+def write_until_killed(server, prefix, acknowledged):
+    with httpx.Client(base_url=server.url, headers=AUTHORISED) as http, contextlib.suppress(httpx.TransportError):
+        for number in range(100_000):
+            event = {"id": f"{prefix}-{number}", "user": "u", "item": "i1"}
+            if http.post("/v1/events", json=event).status_code == 200:
+                acknowledged.add(event["id"])
+
+
+def run(*options, **env):
+    command = [sys.executable, "-m", "tesserec", "serve", *map(str, options)]
+    given = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    return subprocess.run(command, capture_output=True, text=True, env=given, cwd=ROOT, timeout=120)
+
+
+def test_what_it_refuses_to_start(network, tmp_path):
+    for options, says in (
+        (["--host", "0.0.0.0"], "there is no token"),
+        (["--token-file", tmp_path / "none"], "cannot be read"),
+        (["--state", tmp_path], "cannot be used as an event store"),
+        (["--workers", 0], "workers = 0"),
+        (["--retention", -1], "retention = -1"),
+    ):
+        done = run(network, "--port", free_port(), *options)
+        assert done.returncode == 2, done.stderr
+        assert says in done.stderr.replace("\n", " ")
+        assert "Traceback" not in done.stderr
+    done = run(tmp_path / "nothing")
+    assert (done.returncode, "does not exist" in done.stderr) == (2, True)
+
+
+def test_a_port_that_is_taken_is_named(network):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for workers in (1, 2):
+            done = run(network, "--port", port, "--workers", workers)
+            assert done.returncode == 2
+            assert f"cannot listen on 127.0.0.1:{port} (Address already in use" in done.stderr
+
+
+def test_without_the_extra_it_is_named(network):
+    code = "import sys; sys.modules['uvicorn'] = None; from tesserec.cli import main; main()"
+    command = [sys.executable, "-c", code, "serve", str(network)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 2
+    assert "pip install 'tesserec[serve]'" in done.stderr.replace("\n", "")
+
+
+def test_a_dead_worker_is_replaced(network):
+    with server_of(network, "--workers", 2) as server:
+        parent = psutil.Process(server.process.pid)
+
+        def workers():
+            running = [one for one in parent.children() if one.status() != psutil.STATUS_ZOMBIE]
+            return {one.pid for one in running if "spawn_main" in " ".join(one.cmdline())}
+
+        wait_for(lambda: len(workers()) == 2)
+        before = workers()
+        os.kill(min(before), signal.SIGKILL)
+        wait_for(lambda: len(workers() - before) == 1)
+        wait_for(server.ready)
+
+
+def test_the_url_of_a_server_is_printed(network):
+    server = Server(network).wait()
+    assert f"http://127.0.0.1:{server.port}" in server.stop()
