@@ -4,7 +4,8 @@ The work of every engine is the same: the 100 items with the largest dot product
 library searches its index for the 100 nearest items of each vector in one call and the lists are merged by a compiled
 kernel; ours makes the posterior over cells, visits them in falling order until the calibrated mass, and merges as it
 goes. Recall is the share of the exact answer, over users that took no part in calibration. Rows go to
-``benchmarks/results/index.json`` one by one; what is there already is not measured again.
+``benchmarks/results/index.json`` one by one; what is there already is not measured again. From all of them the table
+and the plot of ``docs/benchmarks.md`` are written.
 
     python benchmarks/index.py --items 1000000 --engine tesserec --engine hnswlib
 """
@@ -13,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.index_engines import ENGINES, Engine
+from benchmarks.index_report import write_report
 from benchmarks.index_world import INTERESTS, IndexWorld, exact_answers, make_world
 
 RESULTS = Path(__file__).parent / "results" / "index.json"
@@ -47,6 +51,8 @@ def main() -> None:
             for row in measure(name, ENGINES[name], world, test, exact):
                 _keep(given.results, row)
                 print(json.dumps(row), flush=True)
+    if given.results == RESULTS and _rows(RESULTS):
+        write_report(_rows(RESULTS), RESULTS.parents[2] / "docs", K, ASKED)
 
 
 def measure(
@@ -80,7 +86,17 @@ def measure(
             "queries_per_second": round(rate),
             "build_s": round(build_s, 1),
             "bytes_per_item": round(built.bytes_per_item, 1),
+            "load": round(os.getloadavg()[0], 1),
+            "machine": _machine(),
         } | built.facts
+
+
+def _machine() -> str:
+    """Processor and cores."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, CPython {platform.python_version()}"
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
