@@ -64,17 +64,17 @@ def measure(
     build_s = time.perf_counter() - start
     for setting, answer in built.settings(K):
         answer(world.users[test[0]])
-        seconds, found = [], []
-        for row in test:
-            begin = time.perf_counter()
+        seconds, found = np.empty((len(test), 2)), []
+        for place, row in enumerate(test):
+            begin, busy = time.perf_counter(), time.process_time()
             found.append(answer(world.users[row]))
-            seconds.append(time.perf_counter() - begin)
+            seconds[place] = time.perf_counter() - begin, time.process_time() - busy
         with ThreadPoolExecutor(2) as pool:
             begin = time.perf_counter()
             list(pool.map(lambda rows, ask=answer: [ask(world.users[row]) for row in rows], (test[::2], test[1::2])))
             rate = len(test) / (time.perf_counter() - begin)
         recall = np.mean([len(np.intersect1d(*pair)) / K for pair in zip(found, exact, strict=True)])
-        p50, p99 = np.percentile(seconds, [50, 99]) * 1e3
+        (p50, cpu50), (p99, cpu99) = np.percentile(seconds, [50, 99], axis=0) * 1e3
         yield {
             "engine": name,
             "setting": setting,
@@ -83,6 +83,8 @@ def measure(
             "recall": round(float(recall), 4),
             "p50_ms": round(float(p50), 3),
             "p99_ms": round(float(p99), 3),
+            "cpu_p50_ms": round(float(cpu50), 3),
+            "cpu_p99_ms": round(float(cpu99), 3),
             "queries_per_second": round(rate),
             "build_s": round(build_s, 1),
             "bytes_per_item": round(built.bytes_per_item, 1),
