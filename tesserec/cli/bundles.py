@@ -65,6 +65,18 @@ def recommend(
         str | None,
         typer.Option(help="Which are read: the likeliest of the 'posterior', or the usual ones of the 'history'."),
     ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Flattens (above 1) or sharpens the posterior that interests are chosen by.")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Exploit only the likeliest interests that hold this share, up to 1.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Draw interests at random; the same seed and history draw the same.")
+    ] = None,
+    repeats: Annotated[
+        int | None, typer.Option(help="With --seed: draws that propensities are estimated from; 0 for none.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Candidates for a history of item ids, each with the interest that brought it.
@@ -75,12 +87,15 @@ def recommend(
 
         tesserec recommend bundles --history i00012,i00345 --explore 0.2 --json
 
+        tesserec recommend bundles --history i00012,i00345 --temperature 2 --seed 7
+
     What no option says is as the model would have it.
     """
     bundle, searcher, ids, unknown = _ask(bundles, history, history_id)
     if k > len(searcher.catalogue):
         raise UserError(f"-k {k} is more than the {len(searcher.catalogue)} items of the catalogue; ask for fewer")
     policy: dict[str, Any] = {"interests": interests, "merge": merge, "shares": shares, "select": select}
+    policy |= {"temperature": temperature, "top_p": top_p, "seed": seed, "repeats": repeats}
     candidates = searcher.recommend([ids], k, explore=explore, visit=visit, **policy)
     if candidates.is_empty():
         raise UserError("there is no candidate; the history holds all that could be recommended")

@@ -6,7 +6,9 @@ knows nor cares.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -101,6 +103,19 @@ class Policy:
     shares
         How quotas divide places: in proportion to the ``"posterior"`` (or frequency), or ``"equal"``, where what does
         not divide goes to the likeliest.
+    temperature
+        The choice goes by ``p(c | u)^(1/temperature)``, renormalised: above 1 flatter, below 1 sharper. Draws, quotas,
+        the merge ``"probability"`` and the stated probability follow it; ``visit`` goes by the posterior in any case.
+    top_p
+        Exploited interests come from the likeliest that together hold this share of the tempered posterior, above 0
+        to 1. Exploration is not cut: it has its own share.
+    seed
+        Draw interests at random, without replacement and in proportion to the tempered posterior, instead of taking
+        the likeliest; see :mod:`tesserec.index.exploration`. The same seed and history give the same list. None
+        draws nothing.
+    repeats
+        Independent draws that the propensity of a drawn list is estimated from; each costs at most one search. 0
+        leaves it unknown.
     """
 
     interests: int = 4
@@ -113,6 +128,10 @@ class Policy:
     shares: Shares = "posterior"
     recall: float | None = None
     max_items: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    repeats: int = 100
 
     def __post_init__(self) -> None:
         if self.interests < 1:
@@ -134,6 +153,69 @@ class Policy:
             raise ConfigError(f"recall = {self.recall}; expected a share above 0 and below 1; visit = 1 is exact")
         if self.max_items is not None and self.max_items < 1:
             raise ConfigError(f"max_items = {self.max_items}; at least one item must be visited")
+        self._check_draws()
+
+    def _check_draws(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ConfigError(
+                f"temperature = {self.temperature}; expected a number above 0, 1 for the model's posterior"
+            )
+        if not 0.0 < self.top_p <= 1.0:
+            raise ConfigError(f"top_p = {self.top_p}; expected a share above 0, up to 1 for all interests")
+        if self.seed is not None and not 0 <= self.seed < 1 << 64:
+            raise ConfigError(
+                f"seed = {self.seed}; expected a whole number from 0 to 2^64 - 1, or none to draw nothing"
+            )
+        if self.repeats < 0:
+            raise ConfigError(f"repeats = {self.repeats}; expected 0 or more draws")
+        if self.select == "history" and self.reshapes:
+            raise ConfigError(
+                "select = 'history' with temperature, top_p or seed, but these go by the posterior; "
+                "set select = 'posterior' with them"
+            )
+
+    @property
+    def reshapes(self) -> bool:
+        """Whether interests are chosen by other than the model's own posterior, or at random."""
+        return self.temperature != 1.0 or self.top_p != 1.0 or self.seed is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings, as :meth:`from_dict` reads them and JSON can hold them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Self:
+        """A policy from named settings; what is left out has its default.
+
+        Raises
+        ------
+        ConfigError
+            If a name is unknown, or a value is of the wrong kind or out of range; the message names the setting.
+        """
+        kinds = {field.name: str(field.type) for field in fields(cls)}
+        for name, value in settings.items():
+            if name not in kinds:
+                raise ConfigError(f"a policy has no setting {name!r}; it has {', '.join(kinds)}")
+            if not _is_of_kind(value, kinds[name]):
+                raise ConfigError(f"{name} = {value!r}; expected {_KINDS[kinds[name].removesuffix(' | None')]}")
+        return cls(**settings)
+
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    **dict.fromkeys(("Merge", "Reach", "Select", "Shares"), "a word"),
+}
+
+
+def _is_of_kind(value: Any, kind: str) -> bool:
+    if kind.endswith(" | None"):
+        return value is None or _is_of_kind(value, kind.removesuffix(" | None"))
+    if kind == "bool":
+        return isinstance(value, bool)
+    wanted = {"int": (int,), "float": (int, float)}.get(kind, (str,))
+    return isinstance(value, wanted) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +277,10 @@ class Candidates:
         True where the interest was chosen for exploration, ``(users, k)``.
     visits
         What the search touched and left out.
+    propensity
+        Probability over the policy's draws that the item is in this user's list, float32, ``(users, k)``: 1 where the
+        policy draws nothing, otherwise the estimate of :mod:`tesserec.index.exploration`; NaN where unfilled or
+        unknown.
     """
 
     items: NDArray[np.int32]
@@ -203,3 +289,4 @@ class Candidates:
     probability: Floats
     explored: NDArray[np.bool_]
     visits: Visits
+    propensity: Floats

@@ -121,6 +121,7 @@ def _take(candidates: Candidates, places: Ints) -> Candidates:
         pick("probability", np.float32(np.nan)),
         pick("explored", False),
         candidates.visits,
+        pick("propensity", np.float32(np.nan)),
     )
 
 

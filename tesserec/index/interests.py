@@ -2,7 +2,8 @@
 
 Exploitation reads the K likeliest interests. Exploration reads, besides them, up to K of the likeliest interests that
 no item of the history belongs to, each for at least one place of the share set aside for it. The control that needs
-no model reads the K most frequent cells of the history instead.
+no model reads the K most frequent cells of the history instead. Where a policy draws, the K interests of largest
+drawn weight take the place of the K likeliest (:mod:`tesserec.index.exploration`).
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ class Choice:
     explored: NDArray[np.bool_]
     quotas: Ints
 
+    def take(self, rows: NDArray[np.int64]) -> Choice:
+        """Some of the users."""
+        return Choice(self.codes[rows], self.probability[rows], self.explored[rows], self.quotas[rows])
+
 
 def explore_slots(explore: float, k: int) -> int:
     """Places for exploration: the nearest whole number, at least one, and less than all unless ``explore`` is 1."""
@@ -52,7 +57,14 @@ def explore_slots(explore: float, k: int) -> int:
     return min(max(1, math.floor(explore * k + 0.5)), k - 1)
 
 
-def choose(posterior: Floats, known: NDArray[np.bool_], policy: Policy, k: int) -> Choice:
+def choose(
+    posterior: Floats,
+    known: NDArray[np.bool_],
+    policy: Policy,
+    k: int,
+    weights: Floats | None = None,
+    nucleus: NDArray[np.bool_] | None = None,
+) -> Choice:
     """Choose the interests to read for lists of ``k``.
 
     Interests of probability zero are never chosen. Where fewer interests or places remain than asked for, fewer are
@@ -64,13 +76,19 @@ def choose(posterior: Floats, known: NDArray[np.bool_], policy: Policy, k: int) 
         ``(users, codes)``; equal probabilities count in order of code.
     known
         Cells that hold an item of the history, ``(users, codes)``; read only where ``policy.explore > 0``.
+    weights
+        Choose those of largest weight instead of the likeliest, ``(users, codes)``; of weight zero never.
+    nucleus
+        Interests that may be exploited, ``(users, codes)``; all of them where None.
     """
     users, codes = posterior.shape
     slots = explore_slots(policy.explore, k)
     wide = min(policy.interests, codes)
     choice, out = _no_choice(users, wide, min(policy.interests, codes, slots), policy)
     posterior = np.array(posterior, dtype=np.float32, order="C")
-    in_threads(users, partial(_choose, posterior, known, slots, k, policy.merge == "quota", out))
+    weights = posterior if weights is None else np.array(weights, dtype=np.float32, order="C")
+    nucleus = np.ones(posterior.shape, np.bool_) if nucleus is None else nucleus
+    in_threads(users, partial(_choose, (posterior, weights, nucleus), known, slots, k, policy.merge == "quota", out))
     return choice
 
 
@@ -153,17 +171,21 @@ def _largest_remainder(weights: NDArray[np.float64], total: int, minimum: int) -
 
 
 @kernel
-def _likeliest(probability: Floats, usable: NDArray[np.bool_], n: int) -> Ints:
-    """Keys of the at most ``n`` likeliest usable codes of positive probability, best first."""
-    keys = np.empty(len(probability), np.int64)
+def _heaviest(probability: Floats, weights: Floats, usable: NDArray[np.bool_], n: int) -> Ints:
+    """Keys of the at most ``n`` usable codes of largest positive weight, by falling probability."""
+    keys = np.empty(len(weights), np.int64)
     count = 0
-    for code in range(len(probability)):
-        if usable[code] and probability[code] > 0:
-            keys[count] = key_of(probability[code], code)
+    for code in range(len(weights)):
+        if usable[code] and weights[code] > 0 and probability[code] > 0:
+            keys[count] = key_of(weights[code], code)
             count += 1
     if count > n > 0:
         select_largest(keys, count, n)
-    return np.sort(keys[: min(count, n)])[::-1]
+    chosen = keys[: min(count, n)]
+    for i in range(len(chosen)):
+        code = index_of(chosen[i])
+        chosen[i] = key_of(probability[code], code)
+    return np.sort(chosen)[::-1]
 
 
 @kernel
@@ -180,17 +202,26 @@ def _write(out: _Chosen, row: int, first: int, keys: Ints, places: int) -> None:
 
 @kernel
 def _choose(
-    posterior: Floats, known: NDArray[np.bool_], slots: int, k: int, by_quota: bool, out: _Chosen, begin: int, end: int
+    chances: tuple[Floats, Floats, NDArray[np.bool_]],
+    known: NDArray[np.bool_],
+    slots: int,
+    k: int,
+    by_quota: bool,
+    out: _Chosen,
+    begin: int,
+    end: int,
 ) -> None:
+    posterior, weights, nucleus = chances
     for row in range(begin, end):
-        usable = np.ones(posterior.shape[1], np.bool_)
+        usable = nucleus[row].copy()
         explored = np.empty(0, np.int64)
         if slots > 0:
-            explored = _likeliest(posterior[row], ~known[row], out.codes.shape[1] - out.wide)
+            explored = _heaviest(posterior[row], weights[row], ~known[row], out.codes.shape[1] - out.wide)
             for key in explored:
                 usable[index_of(key)] = False
         places = k - slots if len(explored) else k
-        exploited = _likeliest(posterior[row], usable, min(out.wide, places) if by_quota else out.wide)
+        wide = min(out.wide, places) if by_quota else out.wide
+        exploited = _heaviest(posterior[row], weights[row], usable, wide)
         _write(out, row, 0, exploited, places if by_quota else 0)
         _write(out, row, out.wide, explored, slots if len(exploited) else k)
 

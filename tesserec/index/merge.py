@@ -26,6 +26,7 @@ def no_candidates(users: int, k: int) -> Candidates:
         np.full((users, k), np.nan, np.float32),
         np.zeros((users, k), np.bool_),
         Visits.none(users),
+        np.full((users, k), np.nan, np.float32),
     )
 
 

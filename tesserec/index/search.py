@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError
-from tesserec.index.contract import Candidates, Floats, Policy, UserSide, Visits
+from tesserec.index.contract import Candidates, Encoded, Floats, Policy, UserSide, Visits
 from tesserec.index.dense import best_of_all
+from tesserec.index.exploration import draws_of, propensity_of, race_weights, tempered
 from tesserec.index.filters import NOTHING, Blocked, union
 from tesserec.index.interests import Choice, choose, choose_from_history
 from tesserec.index.kernels import empty_rows, ordered_rows
@@ -132,6 +133,11 @@ def _check(postings: Postings, histories: Histories, k: int, policy: Policy) -> 
             "select = 'history', but this model has no interests that users share, so a history has no frequent ones; "
             "leave select at 'posterior'"
         )
+    if policy.reshapes and not has_interests(postings):
+        raise ConfigError(
+            f"temperature = {policy.temperature}, top_p = {policy.top_p}, seed = {policy.seed}, but this model has no "
+            "interests that users share, so none to draw; leave them out, or use a model with a codebook (sparc)"
+        )
     if policy.reach == "cell" and not isinstance(postings, VectorPostings):
         raise ConfigError("reach = 'cell', but the items of this model lie in no cells; leave reach at 'catalogue'")
     if len(empty := np.flatnonzero(histories.lengths < 1)):
@@ -162,7 +168,7 @@ def _batch_users(postings: Postings, request: _Request) -> int:
         columns = min(columns, postings.cells)
         lists = 1 + (min(columns, 2 * request.k) if policy.explore or policy.merge == "quota" else 0)
         row = postings.cells * 20 + columns * 40 + BLOCK * postings.dim * 12 + lists * request.k * 16
-    return int(np.clip((request.budget_mb << 20) // (2 * row), 1, _BATCH))
+    return int(np.clip((request.budget_mb << 20) // (2 * row * draws_of(policy)), 1, _BATCH))
 
 
 def _retrieve_batch(
@@ -170,31 +176,91 @@ def _retrieve_batch(
 ) -> Candidates:
     if isinstance(side, ScoreSide):
         assert isinstance(postings, ScorePostings)
-        return sum_lists(side, postings, histories, request.k, request.exclude_seen, request.blocked)
+        return _certain(sum_lists(side, postings, histories, request.k, request.exclude_seen, request.blocked))
     if isinstance(side, DenseSide):
         assert isinstance(postings, EveryItem)
-        return best_of_all(side, postings, histories, request.k, request.exclude_seen, request.blocked)
+        return _certain(best_of_all(side, postings, histories, request.k, request.exclude_seen, request.blocked))
     assert isinstance(postings, VectorPostings)
-    found = _search_cells(side, postings, histories, request)
+    encoded = side.encode(histories)
+    _checked_posterior(encoded.posterior, postings.cells)
+    asked = _Asked(side, encoded, histories)
+    if request.policy.seed is not None:
+        return _search_drawn(asked, postings, request)
+    return _certain(_search_filled(asked, postings, _chosen(asked, postings, request), request))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Some users, as the user side and the index see them."""
+
+    side: UserSide
+    encoded: Encoded
+    histories: Histories
+
+    def take(self, rows: NDArray[np.int64]) -> _Asked:
+        return _Asked(self.side, self.encoded.take(rows), self.histories.take(rows).compact())
+
+
+def _certain(found: Candidates) -> Candidates:
+    """Without draws, what is in the list is in every list."""
+    return replace(found, propensity=np.where(found.items >= 0, 1, np.nan).astype(np.float32))
+
+
+def _chosen(asked: _Asked, postings: VectorPostings, request: _Request, draws: int = 0) -> Choice:
+    """The interests to read; with ``draws``, so many rows a user, drawn one by one."""
+    policy, histories = request.policy, asked.histories
+    if policy.select == "history":
+        of_history = replace(histories, values=postings.cells_of(histories.values))
+        return choose_from_history(of_history, postings.cells, policy, request.k)
+    posterior, known = tempered(asked.encoded.posterior, policy.temperature), known_cells(postings, histories)
+    nucleus = None if policy.top_p == 1.0 else visited_cells(posterior, policy.top_p)
+    if not draws:
+        return choose(posterior, known, policy, request.k, nucleus=nucleus)
+    assert policy.seed is not None
+    weights = race_weights(posterior, histories, policy.seed, draws).reshape(-1, posterior.shape[1])
+    posterior, known = np.repeat(posterior, draws, axis=0), np.repeat(known, draws, axis=0)
+    nucleus = None if nucleus is None else np.repeat(nucleus, draws, axis=0)
+    return choose(posterior, known, policy, request.k, weights, nucleus)
+
+
+def _search_drawn(asked: _Asked, postings: VectorPostings, request: _Request) -> Candidates:
+    """The answer to each user's first draw, with the propensities that the others tell; equal draws search once."""
+    users, draws = len(asked.histories), draws_of(request.policy)
+    choice = _chosen(asked, postings, request, draws)
+    of_user = np.repeat(np.arange(users), draws)
+    _, distinct, draw = np.unique(
+        np.column_stack([of_user, choice.codes]), axis=0, return_index=True, return_inverse=True
+    )
+    parts = choice.take(distinct)
+    found = _search_filled(asked.take(of_user[distinct]), postings, parts, request)
+    draw = draw.reshape(users, draws)
+    answer = no_candidates(users, request.k)
+    for name in vars(answer):
+        getattr(answer, name)[...] = getattr(found, name)[draw[:, 0]]
+    for user in range(users if draws > 1 else 0):
+        answer.propensity[user] = propensity_of(answer.items[user], found.items[draw[user, 1:]])
+    if request.policy.reach == "cell":  # what was proved concerns the drawn cells only
+        answer.visits.certified[...] &= answer.visits.mass_left <= 0
+    return answer
+
+
+def _search_filled(asked: _Asked, postings: VectorPostings, choice: Choice, request: _Request) -> Candidates:
+    """Search the visited cells, and all of them for whom a filter leaves the list short."""
+    found = _search_cells(asked, postings, choice, request)
     if request.blocked is NOTHING or request == request.everywhere:
         return found
     short = np.flatnonzero((found.items < 0).any(axis=1) & ~found.visits.certified)
     if len(short):
-        more = _search_cells(side, postings, histories.take(short).compact(), request.everywhere)
+        parts = choice.take(short)
+        more = _search_cells(asked.take(short), postings, parts, request.everywhere)
         for name in vars(found):
             getattr(found, name)[short] = getattr(more, name)
     return found
 
 
-def _search_cells(side: UserSide, postings: VectorPostings, histories: Histories, request: _Request) -> Candidates:
-    encoded = side.encode(histories)
-    posterior = _checked_posterior(encoded.posterior, postings.cells)
-    known = known_cells(postings, histories)
-    if request.policy.select == "history":
-        of_history = replace(histories, values=postings.cells_of(histories.values))
-        choice = choose_from_history(of_history, postings.cells, request.policy, request.k)
-    else:
-        choice = choose(posterior, known, request.policy, request.k)
+def _search_cells(asked: _Asked, postings: VectorPostings, choice: Choice, request: _Request) -> Candidates:
+    side, encoded, histories = asked.side, asked.encoded, asked.histories
+    posterior, known = encoded.posterior, known_cells(postings, histories)
     visited = _visited(posterior, postings, request.policy)
     users = Users(side, encoded, histories if request.exclude_seen else None, request.blocked)
     if request.policy.reach == "cell":

@@ -138,6 +138,10 @@ class Searcher:
         exclude_seen: bool | None = None,
         recall: float | None = None,
         max_items: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        repeats: int | None = None,
         only: Filter | None = None,
         diversity: float = 0.0,
         diversify_by: str | None = None,
@@ -148,7 +152,7 @@ class Searcher:
 
         Parameters
         ----------
-        explore, visit, interests, merge, select, shares, recall, max_items
+        explore, visit, interests, merge, select, shares, recall, max_items, temperature, top_p, seed, repeats
             See :class:`tesserec.index.contract.Policy`.
         only
             What the answer may hold.
@@ -163,7 +167,7 @@ class Searcher:
         polars.DataFrame
             ``user`` (row of ``histories``), ``rank`` (from 1), ``item``, ``score``, ``interest`` and ``probability``
             (the slot and its share for models with several free vectors, null for models with one vector or tables),
-            ``explored``.
+            ``explored``, ``propensity`` (1 unless the policy draws; null where it was not estimated).
 
         Raises
         ------
@@ -174,9 +178,15 @@ class Searcher:
         """
         given: dict[str, Any] = {"explore": explore, "visit": visit, "interests": interests}
         given |= {"merge": merge, "select": select, "shares": shares, "recall": recall, "max_items": max_items}
+        given |= {"temperature": temperature, "top_p": top_p, "seed": seed, "repeats": repeats}
         policy = replace(self.policy, **{name: value for name, value in given.items() if value is not None})
         if diversify_by is not None and not diversity:
             raise ConfigError(f"diversify_by = {diversify_by!r} with diversity = 0 changes nothing; set diversity too")
+        if diversity and policy.seed is not None and policy.repeats:
+            raise ConfigError(
+                f"diversity = {diversity} re-ranks a drawn list, and its propensity is then unknown; "
+                "set repeats = 0 to do without, or diversity = 0"
+            )
         encoded, _ = self.encode(histories)
         ranked = partial(self.retrieve, policy=policy, exclude_seen=exclude_seen, only=only)
         if not diversity:
@@ -235,6 +245,7 @@ class Searcher:
                 "interest": codes.set(codes < 0, None),
                 "probability": pl.Series(candidates.probability[users, ranks]).fill_nan(None),
                 "explored": candidates.explored[users, ranks],
+                "propensity": pl.Series(candidates.propensity[users, ranks]).fill_nan(None),
             }
         )
 

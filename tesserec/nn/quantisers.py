@@ -334,14 +334,25 @@ def kmeans(vectors: NDArray[np.float32], codes: int, rng: np.random.Generator) -
 
 
 def _spread_out(vectors: NDArray[np.float32], codes: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """k-means++ in time linear in the codes; SciPy's own compares all chosen centres again for each new one."""
-    distances = np.ones(len(vectors))
-    chosen = np.empty((codes, vectors.shape[1]), np.float32)
-    for code in range(codes):
-        reach = np.cumsum(distances)
-        # Where all vectors are taken already, any of them will do.
-        place = np.searchsorted(reach, rng.random() * reach[-1], side="right") if reach[-1] else code
-        chosen[code] = vectors[min(int(place), len(vectors) - 1)]
-        distance = np.square(vectors - chosen[code]).sum(1, dtype=np.float64)
-        distances = distance if code == 0 else np.minimum(distances, distance)
-    return chosen
+    """Greedy k-means++ (Arthur and Vassilvitskii 2007, section 5): of a few draws, the one that explains most.
+
+    Takes time linear in the codes; SciPy's own compares all chosen centres again for each new one.
+    """
+    squares, tries = np.square(vectors).sum(1), 2 + int(np.log(codes))
+    chosen = [int(rng.integers(len(vectors)))]
+    distances = _distances(vectors, squares, chosen)[0]
+    while len(chosen) < codes:
+        reach = np.cumsum(distances, dtype=np.float64)
+        # Where all vectors are taken already, the last one will do.
+        drawn = np.searchsorted(reach, rng.random(tries) * reach[-1], side="right").clip(max=len(vectors) - 1)
+        left = np.minimum(distances, _distances(vectors, squares, drawn))
+        best = int(left.sum(1, dtype=np.float64).argmin())
+        chosen.append(int(drawn[best]))
+        distances = left[best]
+    return vectors[chosen]
+
+
+def _distances(vectors: NDArray[np.float32], squares: NDArray[np.float32], to: Any) -> NDArray[np.float32]:
+    """Squared distances of all vectors to some of them, ``(some, rows)``."""
+    distances: NDArray[np.float32] = squares[to][:, None] - 2 * (vectors[to] @ vectors.T) + squares
+    return np.maximum(distances, 0)

@@ -15,6 +15,7 @@ MOST_EVENTS = 1_000
 MOST_CANDIDATES = 1_000
 MOST_USERS = 256
 MOST_INTERESTS = 64
+MOST_REPEATS = 200
 MOST_NEW_EVENTS = 1_000
 
 ItemId = Annotated[str, Meta(max_length=512)] | int | float
@@ -43,6 +44,10 @@ class PolicySettings(Strict, frozen=True):
     shares: Literal["posterior", "equal"] | None = None
     recall: Annotated[float, Meta(gt=0, lt=1)] | None = None
     max_items: Annotated[int, Meta(ge=1, le=1 << 31)] | None = None
+    temperature: Annotated[float, Meta(gt=0, le=1000)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    seed: Annotated[int, Meta(ge=0, lt=1 << 53)] | None = None
+    repeats: Annotated[int, Meta(ge=0, le=MOST_REPEATS)] | None = None
 
 
 class FilterSettings(Strict, frozen=True):
@@ -111,7 +116,10 @@ class UserRequest(Strict, frozen=True):
 
 
 class Candidate(Struct, frozen=True):
-    """An item and what brought it; interest and probability are null for models without interests."""
+    """An item and what brought it; interest and probability are null for models without interests.
+
+    ``propensity`` is the probability, over draws of the policy, that the list holds the item; null if not estimated.
+    """
 
     item: ItemId
     score: float

@@ -27,13 +27,17 @@ def network(tmp_path_factory):
         {"merge": "quota", "shares": "equal"},
         {"select": "history", "merge": "max"},
         {"explore": 0.4, "visit": 0.5},
+        {"temperature": 2.0, "top-p": 0.9, "seed": 7, "repeats": 20},
     ],
 )
 def test_options_do_what_the_same_words_do_in_python(network, policy):
     options = [part for name, value in policy.items() for part in (f"--{name}", value)]
     answer = json.loads(run_cli("recommend", network, "--history", ",".join(HISTORY), "-k", "9", *options, "--json"))
-    expected = Bundle.open(network).recommend([HISTORY], 9, **policy)
+    expected = Bundle.open(network).recommend(
+        [HISTORY], 9, **{name.replace("-", "_"): value for name, value in policy.items()}
+    )
     assert [one["item"] for one in answer["candidates"]] == expected["item"].to_list()
+    assert [one["propensity"] for one in answer["candidates"]] == expected["propensity"].to_list()
     assert [one["interest"] for one in answer["candidates"]] == expected["interest"].to_list()
     assert {one["interest"] for one in answer["interests"]} == set(expected["interest"])
 
@@ -50,6 +54,8 @@ def test_options_change_the_answer(network):
         (["--merge", "mean"], "merge = 'mean'; choose 'max', 'probability' or 'quota'"),
         (["--interests", "0"], "interests = 0"),
         (["--shares", "even"], "shares = 'even'; choose 'posterior' or 'equal'"),
+        (["--temperature", "0"], "temperature = 0.0; expected a number above 0"),
+        (["--top-p", "2"], "top_p = 2.0; expected a share above 0"),
         (["--select", "history", "--explore", "0.2"], "select = 'history' with explore = 0.2"),
     ],
 )

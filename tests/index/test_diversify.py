@@ -28,6 +28,7 @@ def lists(seed=0, users=40, n=30, ties=False):
         rng.random((users, n)).astype(np.float32),
         rng.random((users, n)) < 0.2,
         Visits.none(users),
+        np.ones((users, n), np.float32),
     )
     found.items[::7, n // 3 :] = -1
     found.scores[::7, n // 3 :] = -np.inf

@@ -37,6 +37,20 @@ def test_candidates_are_those_of_the_model(network, client):
     assert chances == sorted(chances, reverse=True)
 
 
+def test_drawn_interests_carry_the_propensity_that_the_model_states(network, client):
+    asked = {"history": ["i1", "i2"], "k": 6}
+    assert {one["propensity"] for one in client.post(ASK, asked).json()["candidates"]} == {1.0}
+    drawn = {"interests": 1, "seed": 7, "temperature": 3.0, "top_p": 0.9, "repeats": 20}
+    got = client.post(ASK, asked | {"policy": drawn}).json()["candidates"]
+    table = Bundle.open(network).recommend([["i1", "i2"]], 6, **drawn)
+    assert [one["item"] for one in got] == table["item"].to_list()
+    assert [one["propensity"] for one in got] == pytest.approx(table["propensity"].to_list())
+    assert min(one["propensity"] for one in got) < 1
+    unknown = client.post(ASK, asked | {"policy": drawn | {"repeats": 0}}).json()["candidates"]
+    assert client.post(ASK, asked | {"policy": drawn | {"repeats": 201}}).status_code == 422
+    assert {one["propensity"] for one in unknown} == {None}
+
+
 def test_a_part_of_the_posterior_is_not_certified(client):
     assert client.post(ASK, {"history": ["i1"], "policy": {"visit": 0.3}}).json()["certified"] is False
 

@@ -185,7 +185,7 @@ def test_propensities_are_shown_where_the_searcher_has_them(monkeypatch):
     recommend = searcher.recommend
     monkeypatch.setattr(searcher, "recommend", lambda *a, **k: recommend(*a, **k).with_columns(propensity=pl.lit(0.25)))
     assert {one.propensity for one in user_page(searcher, [100]).candidates} == {0.25}
-    assert {one.propensity for one in user_page(film_searcher(), [100]).candidates} == {None}
+    assert {one.propensity for one in user_page(film_searcher(), [100]).candidates} == {1.0}
 
 
 def test_a_long_history_shows_its_frequent_interests():
