@@ -110,7 +110,8 @@ ENTRIES = (*RIVALS, *CODEBOOKS, *FEATURES, *SINGLE)
 RIVALS_BY_LABEL = [
     one.label for one in ENTRIES if one not in (*CODEBOOKS, *FEATURES) and one.model not in ("sparc", "gemirec")
 ]
-CODEBOOKS_BY_LABEL = [one.label for one in ENTRIES if one.label not in RIVALS_BY_LABEL]
+FEATURES_BY_LABEL = [one.label for one in FEATURES]
+CODEBOOKS_BY_LABEL = [one.label for one in ENTRIES if one.label not in RIVALS_BY_LABEL + FEATURES_BY_LABEL]
 UNTRAINED = ("popularity", "item-knn")
 WARM_UP = {"sparc": 0.6, "gemirec": 2 / 3, "tessera": 1 / 3, "sparcode": 1 / 3, "all-to-all": 1 / 3}
 """Share of the epochs in which a codebook method is still a single-vector model, unless that stalls before."""
@@ -157,7 +158,8 @@ def main() -> None:
         run_one = partial(run, data=chosen.data, work=chosen.work, results=results)
         # The two-tower first, since its item vectors say which targets are novel; searches of finished runs last.
         work_off(sorted(tasks, key=lambda task: order(task[1])), run_one, chosen.workers)
-    write_tables(results, [job.name for job in JOBS], RIVALS_BY_LABEL, CODEBOOKS_BY_LABEL, quick=chosen.quick)
+    labels = RIVALS_BY_LABEL, CODEBOOKS_BY_LABEL, FEATURES_BY_LABEL
+    write_tables(results, [job.name for job in JOBS], *labels, quick=chosen.quick)
 
 
 def order(entry: Entry) -> int:

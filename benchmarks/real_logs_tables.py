@@ -26,10 +26,16 @@ def slug(label: str) -> str:
 
 
 def write_tables(
-    results: Path, jobs: Sequence[str], rivals: Sequence[str], codebooks: Sequence[str], *, quick: bool
+    results: Path,
+    jobs: Sequence[str],
+    rivals: Sequence[str],
+    codebooks: Sequence[str],
+    others: Sequence[str],
+    *,
+    quick: bool,
 ) -> None:
-    """Write every job's tables between the markers of the results page."""
-    text = "\n\n".join(table for job in jobs if (table := render(results, job, rivals, codebooks)))
+    """Write every job's tables between the markers of the results page; ``others`` are compared with nobody."""
+    text = "\n\n".join(table for job in jobs if (table := render(results, job, rivals, codebooks, others)))
     write_between("quick real logs" if quick else "real logs", text)
 
 
@@ -76,9 +82,11 @@ def entries(results: Path, job: str, labels: Sequence[str]) -> list[Entry]:
     return [Entry(label, files) for label, files in found if files]
 
 
-def render(results: Path, job: str, rivals: Sequence[str], codebooks: Sequence[str]) -> str | None:
+def render(
+    results: Path, job: str, rivals: Sequence[str], codebooks: Sequence[str], others: Sequence[str]
+) -> str | None:
     """One job as Markdown; None where it has no rows."""
-    measured = entries(results, job, [*rivals, *codebooks])
+    measured = entries(results, job, [*rivals, *codebooks, *others])
     if not measured:
         return None
     protocol, first = measured[0].rows[0]["protocol"], measured[0].rows[0]

@@ -18,7 +18,7 @@ def candidates(items: np.ndarray) -> Candidates:
     """Candidates of which only the items matter."""
     items = np.asarray(items, dtype=np.int32)
     empty = np.zeros(items.shape, dtype=np.float32)
-    return Candidates(items, empty, items * 0 - 1, empty * np.nan, items < -1, Visits.none(len(items)))
+    return Candidates(items, empty, items * 0 - 1, empty * np.nan, items < -1, Visits.none(len(items)), empty)
 
 
 def answering(lists: np.ndarray) -> Callable[[Histories, int], Candidates]:

@@ -68,7 +68,7 @@ def test_strength_zero_is_the_list_as_it_was():
 
 def test_more_strength_gives_more_pairs_that_differ_and_less_score():
     given = lists(n=30)
-    given = Candidates(*(getattr(given, name)[1:7] for name in (*NAMES, "visits")))
+    given = Candidates(*(getattr(given, name)[1:7] for name in (*NAMES, "visits", "propensity")))
     differ, total = [], []
     for strength in (0.0, 0.5, 100.0):
         found = diversify(given, 8, strength, CATEGORIES)
