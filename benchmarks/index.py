@@ -4,7 +4,8 @@ The work of every engine is the same: the 100 items with the largest dot product
 library searches its index for the 100 nearest items of each vector in one call and the lists are merged by a compiled
 kernel; ours makes the posterior over cells, visits them in falling order until the calibrated mass, and merges as it
 goes. Recall is the share of the exact answer, over users that took no part in calibration. Rows go to
-``benchmarks/results/index.json`` one by one; what is there already is not measured again.
+``benchmarks/results/index.json`` one by one; what is there already is not measured again. From all of them the table
+and the plot of ``docs/benchmarks.md`` are written.
 
     python benchmarks/index.py --items 1000000 --engine tesserec --engine hnswlib
 """
@@ -13,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.index_engines import ENGINES, Engine
+from benchmarks.index_report import write_report
 from benchmarks.index_world import INTERESTS, IndexWorld, exact_answers, make_world
 
 RESULTS = Path(__file__).parent / "results" / "index.json"
@@ -47,6 +51,8 @@ def main() -> None:
             for row in measure(name, ENGINES[name], world, test, exact):
                 _keep(given.results, row)
                 print(json.dumps(row), flush=True)
+    if given.results == RESULTS and _rows(RESULTS):
+        write_report(_rows(RESULTS), RESULTS.parents[2] / "docs", K, ASKED)
 
 
 def measure(
@@ -58,17 +64,17 @@ def measure(
     build_s = time.perf_counter() - start
     for setting, answer in built.settings(K):
         answer(world.users[test[0]])
-        seconds, found = [], []
-        for row in test:
-            begin = time.perf_counter()
+        seconds, found = np.empty((len(test), 2)), []
+        for place, row in enumerate(test):
+            begin, busy = time.perf_counter(), time.process_time()
             found.append(answer(world.users[row]))
-            seconds.append(time.perf_counter() - begin)
+            seconds[place] = time.perf_counter() - begin, time.process_time() - busy
         with ThreadPoolExecutor(2) as pool:
             begin = time.perf_counter()
             list(pool.map(lambda rows, ask=answer: [ask(world.users[row]) for row in rows], (test[::2], test[1::2])))
             rate = len(test) / (time.perf_counter() - begin)
         recall = np.mean([len(np.intersect1d(*pair)) / K for pair in zip(found, exact, strict=True)])
-        p50, p99 = np.percentile(seconds, [50, 99]) * 1e3
+        (p50, cpu50), (p99, cpu99) = np.percentile(seconds, [50, 99], axis=0) * 1e3
         yield {
             "engine": name,
             "setting": setting,
@@ -77,10 +83,22 @@ def measure(
             "recall": round(float(recall), 4),
             "p50_ms": round(float(p50), 3),
             "p99_ms": round(float(p99), 3),
+            "cpu_p50_ms": round(float(cpu50), 3),
+            "cpu_p99_ms": round(float(cpu99), 3),
             "queries_per_second": round(rate),
             "build_s": round(build_s, 1),
             "bytes_per_item": round(built.bytes_per_item, 1),
+            "load": round(os.getloadavg()[0], 1),
+            "machine": _machine(),
         } | built.facts
+
+
+def _machine() -> str:
+    """Processor and cores."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, CPython {platform.python_version()}"
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,80 @@
+"""The table and the recall-latency plot of ``docs/benchmarks.md``, from the rows of the index benchmark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+_HEAD = """# Benchmarks of the index
+
+Written by `make bench-index`; every figure of this page comes from that command, and the rows are in
+`benchmarks/results/index.json`.
+
+The work: the best {k} items for all {interests} vectors of a user, where an item's score is its best dot product with
+one of them. Items are clustered unit vectors of 64 dimensions (`benchmarks/index_world.py`), no model is trained. Our
+time is that of the whole answer, from a user's vectors over the posterior to the merged list; that of a library is one
+call for all vectors and the merge. Recall is the share of the exact list, over {users} users that took no part in
+calibration. Latencies are of one user at a time on one thread, by the clock and by processor time, which waiting for
+other processes does not count into; users a second are those of two threads that each answer one at a time.
+
+Machine: {machine}. Other work shared it: the load average was {loads} while rows were
+measured. So compare processor times with each other; times by the clock hold what other processes took, and throughput
+is what was left over for two threads.
+"""
+_FOOT = """## Recall and time
+
+![Recall and median processor time of each engine](images/benchmarks-index.svg)
+"""
+
+
+def write_report(rows: list[dict[str, Any]], docs: Path, k: int, users: int) -> None:
+    """Write the page and its plot."""
+    loads = sorted(row["load"] for row in rows)
+    machine, interests = rows[0]["machine"], rows[0]["interests"]
+    facts = {"k": k, "users": users, "machine": machine, "interests": interests, "loads": f"{loads[0]} to {loads[-1]}"}
+    parts = [_HEAD.format(**facts)]
+    for items in sorted({row["items"] for row in rows}):
+        parts += [f"## {items:,} items\n", _table([row for row in rows if row["items"] == items])]
+    (docs / "benchmarks.md").write_text("\n".join([*parts, _FOOT]))
+    _plot(rows, docs / "images" / "benchmarks-index.svg")
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| engine | setting | recall | p50 / p99 ms | processor ms | users a second | build s | bytes an item | load |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in sorted(rows, key=lambda row: (row["engine"] != "tesserec", row["engine"], row["recall"])):
+        wall, cpu = (f"{row[f'{of}p50_ms']:.2f} / {row[f'{of}p99_ms']:.2f}" for of in ("", "cpu_"))
+        quality = f"{row['recall']:.4f} | {wall} | {cpu} | {row['queries_per_second']:,}"
+        cost = f"{row['build_s']:.0f} | {row['bytes_per_item']:.0f} | {row['load']:.1f}"
+        lines.append(f"| {row['engine']} | {row['setting']} | {quality} | {cost} |")
+    return "\n".join(lines) + "\n"
+
+
+def _plot(rows: list[dict[str, Any]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    sizes = sorted({row["items"] for row in rows})
+    figure, axes = plt.subplots(1, len(sizes), figsize=(5.5 * len(sizes), 4.2), squeeze=False)
+    for axis, items in zip(axes[0], sizes, strict=True):
+        for engine in sorted({row["engine"] for row in rows}):
+            own = sorted((r["recall"], r["cpu_p50_ms"]) for r in rows if (r["engine"], r["items"]) == (engine, items))
+            if own:
+                axis.plot(*zip(*own, strict=True), marker="o", label=engine, lw=3 if engine == "tesserec" else 1.2)
+        axis.set(
+            title=f"{items:,} items",
+            xlabel="recall of the exact list",
+            ylabel="median processor ms a user",
+            yscale="log",
+        )
+        axis.set_xlim(0.85, 1.005)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.tight_layout()
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
