@@ -181,18 +181,23 @@ class TesseraNetwork(Network):
         items, rng = self.items.all(), np.random.default_rng(seed)
         self.part_of.copy_(start_cells(items, len(self.cell_of_part), self._items_of_a_part, rng))
         means = self.moments(items).means
-        self.cell_of_part.copy_(start_cells(means, self.codes, self._most(self.config.parts), rng))
-        self.parts_of.copy_(members(self.cell_of_part, self.codes, self.parts_of.shape[1]))
+        self._group(start_cells(means, self.codes, self._most(self.config.parts), rng))
         return self._settled(items, epoch)
+
+    def _group(self, cell_of_part: Tensor) -> None:
+        self.cell_of_part.copy_(cell_of_part)
+        self.parts_of.copy_(members(cell_of_part, self.codes, self.parts_of.shape[1]))
 
     @torch.no_grad()
     def end_epoch(self, epoch: int, seed: int) -> dict[str, Any]:
-        """Let items move to the nearest part; reports health and the share that changed cell (churn)."""
+        """Let items move to the nearest part and parts to the nearest cell; reports health and churn of cells."""
         items, before = self.items.all(), self.cells()
         if self.version > self.config.settle_epochs:
             self._measure(items)
             return {}
         self.part_of.copy_(step_cells(items, self.part_of, self.means, self._items_of_a_part))
+        means = self.moments(items).means
+        self._group(step_cells(means, self.cell_of_part, means[: self.codes], self._most(self.config.parts)))
         return {"codebook/churn": float((self.cells() != before).float().mean())} | self._settled(items, epoch)
 
     @property
@@ -234,7 +239,7 @@ class Tessera(NeuralRetriever):
     holds a dozen items, so that the one which a user is sure to like is not lost in an average. It has no weights of
     its own to fit a label with, and its gradients reach the items. *Within a cell*: an exact softmax, one small
     matrix product for each cell that the batch needs. *Cells*: after a warm-up as a full softmax (one cell), k-means
-    on items makes parts and k-means on parts makes cells; then a Lloyd step of the parts after each epoch from their
+    on items makes parts and k-means on parts makes cells; then a Lloyd step of both after each epoch from their
     present means, so that part and cell keep their identity; none grows beyond a cap. ``spread`` draws items towards
     the middle of their part. *Calibration*: after training, one temperature for both factors, the one under which the
     posterior gives the cells of held-out items of validation users the largest likelihood.
