@@ -133,7 +133,7 @@ class SparCodeNetwork(CrossNetwork):
         return numbers.view(tokens.shape[:2])
 
     def weigh(self, vectors: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Lists to read, int64 ``(batch, tokens)``, and their weights, all 1, after histories of item vectors."""
+        """Lists to read after histories of item vectors, int64 ``(batch, tokens)``, and the weights of their places."""
         lists = self.list_of[self.tuples(self.last_tokens(vectors, lengths))].long()
         return lists, self.token_weights.expand_as(lists)
 
