@@ -23,7 +23,7 @@ from tesserec.index.kernels import (
     select_largest,
 )
 from tesserec.index.merge import no_candidates
-from tesserec.index.postings import ScorePostings
+from tesserec.index.score_postings import ScorePostings
 from tesserec.index.topk import frozen, frozen_blocked, in_threads
 from tesserec.index.user_side import ScoreSide
 

@@ -1,4 +1,4 @@
-"""Where the items lie: vectors sorted by cell, or lists of scored items by code, as flat mapped arrays.
+"""Where the items lie: vectors sorted by cell as flat mapped arrays; score postings have a module of their own.
 
 Both kinds are a handful of little-endian ``.npy`` files, opened by memory mapping. Opening checks shapes and never
 reads an array through, so it takes as long at ten million items as at ten; the manifest around them vouches for what
@@ -10,8 +10,7 @@ postings that never change, and a search visits both segments of every cell.
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,10 @@ from typing_extensions import Self
 
 from tesserec.data.histories import Histories
 from tesserec.errors import ArtefactError, DataError, UserError
-from tesserec.files import read_json
+from tesserec.index.arrays import check_offsets, check_rows, facts_of, map_array, number_of, save_arrays
 from tesserec.index.filters import Bits, Blocked, bitmap
 from tesserec.index.scan import TILE, Segment, Tiles, make_tiles, segment_of, tile_offsets_of
+from tesserec.index.score_postings import ScorePostings
 from tesserec.index.topk import ItemVectors, frozen, item_vectors
 
 Floats = NDArray[np.float32]
@@ -220,7 +220,7 @@ class VectorPostings:
         if self.cells > 1:
             arrays |= {"tiles": self.tiles.tiles, "scales": self.tiles.scales}
             facts |= {"largest": self.tiles.largest, "error": self.tiles.error}
-        _save(directory, "vectors", facts, **arrays)
+        save_arrays(directory, "vectors", facts, **arrays)
 
     @classmethod
     def open(cls, directory: Path) -> Self:
@@ -234,12 +234,12 @@ class VectorPostings:
         vectors = map_array(directory / "vectors.npy", "<f4", 2)
         items = map_array(directory / "items.npy", "<i4", 1)
         offsets = map_array(directory / "offsets.npy", "<i8", 1)
-        _check_offsets(directory / "offsets.npy", offsets, len(items))
-        _check_rows(directory / "vectors.npy", vectors, len(items))
+        check_offsets(directory / "offsets.npy", offsets, len(items))
+        check_rows(directory / "vectors.npy", vectors, len(items))
         place = map_array(directory / "place.npy", "<i4", 1)
-        _check_rows(directory / "place.npy", place, len(items))
+        check_rows(directory / "place.npy", place, len(items))
         opened = cls(vectors, items, offsets)
-        longest = _number(directory, "longest")
+        longest = number_of(directory, "longest")
         opened.__dict__["table"] = ItemVectors(frozen(vectors), frozen(items), frozen(place), longest)
         if opened.cells > 1:
             opened.__dict__["tiles"] = _open_tiles(directory, offsets, opened.dim)
@@ -308,139 +308,6 @@ class Delta:
         return Blocked(listed[listed >= 0].astype(np.int32), bits)
 
 
-@dataclass(frozen=True, eq=False)
-class ScorePostings:
-    """For each code the items it brings and their scores, best first.
-
-    An item's score for a user is the sum over the user's codes of weight times posting score.
-
-    Attributes
-    ----------
-    items, scores
-        int32 and float32 ``(postings,)``, code after code; inside a code by falling score, then rising item.
-    offsets
-        Code ``c`` is ``items[offsets[c]:offsets[c + 1]]``, int64 ``(codes + 1,)``.
-    size
-        Number of items of the catalogue.
-    keyed_by_item
-        Whether codes are items, so that a list holds an item's neighbours.
-    delta
-        Lists of the items that are new or updated since; see :meth:`with_delta`.
-    dead
-        Bitmap of the items whose own postings no longer count.
-    """
-
-    items: Items
-    scores: Floats
-    offsets: Ints
-    size: int
-    keyed_by_item: bool = False
-    delta: ScorePostings | None = None
-    dead: Bits = field(default_factory=lambda: np.empty(0, np.uint8))
-
-    @classmethod
-    def build(
-        cls,
-        codes: NDArray[np.integer[Any]],
-        items: NDArray[np.integer[Any]],
-        scores: Floats,
-        *,
-        n_codes: int,
-        size: int,
-        keyed_by_item: bool = False,
-    ) -> Self:
-        """Sort ``(code, item, score)`` triples, given in any order, each (code, item) once.
-
-        Raises
-        ------
-        DataError
-            If a score is not finite, or a code or an item is out of range.
-        """
-        for name, values, limit in (("code", codes, n_codes), ("item", items, size)):
-            if len(bad := np.flatnonzero((values < 0) | (values >= limit))):
-                raise DataError(f"posting {bad[0]} has {name} {values[bad[0]]}; expected 0 to {limit - 1}")
-        if len(bad := np.flatnonzero(~np.isfinite(scores))):
-            raise DataError(f"posting {bad[0]} has score {scores[bad[0]]}; expected a finite number")
-        scores = np.asarray(scores, dtype=np.float32)
-        order = np.lexsort((items, -scores, codes))
-        offsets = np.append(0, np.cumsum(np.bincount(codes, minlength=n_codes))).astype(np.int64)
-        return cls(np.asarray(items, np.int32)[order], scores[order], offsets, size, keyed_by_item)
-
-    @property
-    def codes(self) -> int:
-        """Number of codes."""
-        return len(self.offsets) - 1
-
-    def with_delta(self, changed: ScorePostings, removed: NDArray[np.integer[Any]]) -> Self:
-        """The same lists with all that has changed since they were built; a delta that was there is replaced.
-
-        Parameters
-        ----------
-        changed
-            Lists of the new and the updated items over the same codes; its size is the size from now on.
-        removed
-            Items that are gone.
-
-        Raises
-        ------
-        DataError
-            If the codes differ, the size shrinks, or an item is both changed and removed.
-        """
-        if changed.codes != self.codes or changed.size < self.size:
-            raise DataError(
-                f"the delta has {changed.codes} codes and size {changed.size}; expected {self.codes} and at least "
-                f"{self.size}"
-            )
-        gone = np.asarray(removed, np.int64)
-        if len(both := np.intersect1d(changed.items, gone)):
-            raise DataError(f"item {both[0]} is both changed and removed; name it once")
-        dead = np.concatenate([np.unique(changed.items), gone])
-        if ((dead < 0) | (dead >= changed.size)).any():
-            raise DataError(f"the delta removes item {dead.max()}; expected items below {changed.size}")
-        return replace(self, delta=changed, dead=bitmap(dead, changed.size), size=changed.size)
-
-    def of(self, code: int) -> tuple[Items, Floats]:
-        """Items and scores of one code, best first."""
-        part = slice(self.offsets[code], self.offsets[code + 1])
-        return self.items[part], self.scores[part]
-
-    def save(self, directory: Path) -> None:
-        """Write into an existing directory."""
-        if self.delta is not None:
-            raise UserError("postings with changes on top are compacted before they are saved; rebuild them")
-        facts = {"size": self.size, "keyed_by_item": self.keyed_by_item}
-        _save(directory, "scores", facts, items=self.items, scores=self.scores, offsets=self.offsets)
-
-    @classmethod
-    def open(cls, directory: Path) -> Self:
-        """Map what :meth:`save` wrote.
-
-        Raises
-        ------
-        ArtefactError
-            Names the file that is missing, unreadable or does not fit the others.
-        """
-        facts = _facts(directory)
-        items = map_array(directory / "items.npy", "<i4", 1)
-        scores = map_array(directory / "scores.npy", "<f4", 1)
-        offsets = map_array(directory / "offsets.npy", "<i8", 1)
-        _check_offsets(directory / "offsets.npy", offsets, len(items))
-        size = int(facts["size"])
-        _check_rows(directory / "scores.npy", scores, len(items))
-        return cls(items, scores, offsets, size, bool(facts["keyed_by_item"]))
-
-    def verify(self) -> None:
-        """Read everything and check that the lists name items of the catalogue.
-
-        Raises
-        ------
-        ArtefactError
-            If they do not.
-        """
-        if len(self.items) and not 0 <= int(self.items.min()) <= int(self.items.max()) < self.size:
-            raise ArtefactError(f"items.npy names items outside 0 to {self.size - 1}; publish the bundle again")
-
-
 @dataclass(frozen=True)
 class EveryItem:
     """In the place of postings where the user side scores every item itself; there is no index and no bundle of it.
@@ -472,17 +339,10 @@ Postings = VectorPostings | ScorePostings | EveryItem
 
 def open_postings(directory: Path) -> VectorPostings | ScorePostings:
     """Map postings of either kind."""
-    kind = _facts(directory)["kind"]
+    kind = facts_of(directory)["kind"]
     if kind not in ("vectors", "scores"):
         raise ArtefactError(f"{directory / 'postings.json'} has kind {kind!r}; expected 'vectors' or 'scores'")
     return VectorPostings.open(directory) if kind == "vectors" else ScorePostings.open(directory)
-
-
-def _number(directory: Path, name: str) -> float:
-    value = _facts(directory).get(name)
-    if not isinstance(value, (int, float)):
-        raise ArtefactError(f"{directory / 'postings.json'} has {name} = {value!r}; publish the bundle again")
-    return float(value)
 
 
 def _open_tiles(directory: Path, offsets: Ints, dim: int) -> Tiles:
@@ -495,40 +355,4 @@ def _open_tiles(directory: Path, offsets: Ints, dim: int) -> Tiles:
             f"{directory / 'tiles.npy'} has shape {tiles.shape} and scales.npy {scales.shape}; expected {expected} and "
             f"one scale a row of 16; publish the bundle again"
         )
-    return Tiles(tiles, scales, starts, _number(directory, "largest"), _number(directory, "error"))
-
-
-def _facts(directory: Path) -> dict[str, Any]:
-    facts = read_json(directory / "postings.json")
-    if not isinstance(facts, dict) or "kind" not in facts:
-        raise ArtefactError(f"{directory / 'postings.json'} does not describe postings; publish again")
-    return facts
-
-
-def _save(directory: Path, kind: str, facts: dict[str, Any] | None = None, **arrays: NDArray[Any]) -> None:
-    (directory / "postings.json").write_text(json.dumps({"kind": kind, **(facts or {})}, indent=2) + "\n")
-    for name, array in arrays.items():
-        np.save(directory / f"{name}.npy", np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")))
-
-
-def map_array(path: Path, dtype: str, dims: int) -> NDArray[Any]:
-    """Map an array from a ``.npy`` file of a bundle; refuses one that is missing, damaged or of another type."""
-    try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise ArtefactError(f"{path} is missing; publish the bundle again") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise ArtefactError(f"{path} cannot be read ({error}); publish the bundle again") from None
-    if array.dtype != np.dtype(dtype) or array.ndim != dims:
-        raise ArtefactError(f"{path} holds {array.dtype} of {array.ndim} dimensions; expected {dtype} of {dims}")
-    return array
-
-
-def _check_rows(path: Path, array: NDArray[Any], rows: int) -> None:
-    if len(array) != rows:
-        raise ArtefactError(f"{path} has {len(array)} rows, items.npy has {rows}; publish the bundle again")
-
-
-def _check_offsets(path: Path, offsets: Ints, end: int) -> None:
-    if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != end or (np.diff(offsets) < 0).any():
-        raise ArtefactError(f"{path} does not divide {end} rows into lists; publish the bundle again")
+    return Tiles(tiles, scales, starts, number_of(directory, "largest"), number_of(directory, "error"))

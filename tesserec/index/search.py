@@ -25,8 +25,9 @@ from tesserec.index.interests import Choice, choose, choose_from_history
 from tesserec.index.kernels import empty_rows, ordered_rows
 from tesserec.index.lists import sum_lists
 from tesserec.index.merge import log_chances, merge_interests, no_candidates
-from tesserec.index.postings import EveryItem, Postings, ScorePostings, VectorPostings
+from tesserec.index.postings import EveryItem, Postings, VectorPostings
 from tesserec.index.scan import best_together
+from tesserec.index.score_postings import ScorePostings
 from tesserec.index.topk import TopK, cells_topk, exact_topk, in_threads, merge_topk
 from tesserec.index.user_side import DenseSide, ScoreSide
 from tesserec.index.within import BLOCK, Users, search_within

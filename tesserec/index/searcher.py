@@ -22,7 +22,8 @@ from tesserec.index.contract import Candidates, Floats, Merge, Policy, Select, S
 from tesserec.index.diversify import diverse, item_categories
 from tesserec.index.filters import NOTHING, Filter
 from tesserec.index.names import name_interests
-from tesserec.index.postings import Postings, ScorePostings, VectorPostings
+from tesserec.index.postings import Postings, VectorPostings
+from tesserec.index.score_postings import ScorePostings
 from tesserec.index.search import Progress, check_fit, has_interests, known_cells, retrieve
 from tesserec.index.topk import ItemVectors, exact_topk, item_vectors
 from tesserec.index.user_side import DenseSide, ScoreSide

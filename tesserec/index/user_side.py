@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from tesserec.data.histories import Histories
 from tesserec.errors import ArtefactError, ConfigError, DataError
 from tesserec.files import read_json, write_json
+from tesserec.index.arrays import map_array
 from tesserec.index.contract import Codes, Encoded, Floats, UserSide
-from tesserec.index.postings import map_array
 
 FILE = "user_side.json"
 

@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from tesserec.data.dataset import Dataset
-from tesserec.index.postings import ScorePostings
+from tesserec.index.score_postings import ScorePostings
 from tesserec.index.user_side import HistorySide
 from tesserec.models.tables import TableRetriever
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tesserec.data.dataset import Dataset
 from tesserec.errors import DataError
-from tesserec.index.postings import ScorePostings
+from tesserec.index.score_postings import ScorePostings
 from tesserec.index.user_side import ConstantSide
 from tesserec.models.tables import TableRetriever
 

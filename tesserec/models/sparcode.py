@@ -16,7 +16,7 @@ from tesserec.data.dataset import Dataset
 from tesserec.data.features import ItemFeatures
 from tesserec.data.histories import Histories
 from tesserec.index.contract import Codes, Floats
-from tesserec.index.postings import ScorePostings
+from tesserec.index.score_postings import ScorePostings
 from tesserec.index.searcher import Searcher
 from tesserec.models.all_to_all import (
     BLOCK_SCORES,

@@ -12,7 +12,7 @@ from tesserec.data.dataset import Dataset
 from tesserec.files import open_directory, publish_directory, read_json, write_json
 from tesserec.index.catalogue import Catalogue
 from tesserec.index.contract import Policy
-from tesserec.index.postings import ScorePostings
+from tesserec.index.score_postings import ScorePostings
 from tesserec.index.searcher import Searcher
 from tesserec.index.user_side import ConstantSide, HistorySide
 from tesserec.models.base import Retriever

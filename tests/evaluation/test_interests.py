@@ -17,7 +17,8 @@ from tesserec.evaluation.interest_result import InterestEvaluation
 from tesserec.evaluation.interests import take_sample
 from tesserec.evaluation.metrics import recall
 from tesserec.index.contract import Policy
-from tesserec.index.postings import ScorePostings, VectorPostings
+from tesserec.index.postings import VectorPostings
+from tesserec.index.score_postings import ScorePostings
 from tesserec.index.searcher import Searcher
 from tesserec.index.user_side import ConstantSide
 from tests.evaluation.models import CELLS, DATA, ITEMS, cells_model, measure, slots_model

@@ -15,7 +15,8 @@ from tesserec.errors import ArtefactError, ConfigError, UserError
 from tesserec.files import MANIFEST, seal
 from tesserec.index.bundle import Bundle, generations, publish
 from tesserec.index.contract import Policy
-from tesserec.index.postings import EveryItem, ScorePostings, open_postings
+from tesserec.index.postings import EveryItem, open_postings
+from tesserec.index.score_postings import ScorePostings
 from tesserec.index.searcher import Searcher
 from tesserec.index.user_side import ConstantSide, HistorySide, OnnxSide, open_user_side
 from tests.faults import ROOT, sweep

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tesserec.errors import ArtefactError, DataError
-from tesserec.index.postings import ScorePostings, VectorPostings, open_postings
+from tesserec.index.postings import VectorPostings, open_postings
+from tesserec.index.score_postings import ScorePostings
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from tesserec.index import scan as scanning
 from tesserec.index.contract import Policy
 from tesserec.index.filters import NOTHING, Blocked, Filter
 from tesserec.index.native import native_scan
-from tesserec.index.postings import ScorePostings, VectorPostings
+from tesserec.index.postings import VectorPostings
 from tesserec.index.scan import best_together, cells_in_order
+from tesserec.index.score_postings import ScorePostings
 from tesserec.index.search import retrieve, visited_cells
 from tesserec.index.user_side import HistorySide
 from tests.index.world import catalogue, histories, scores_of, world

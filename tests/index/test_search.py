@@ -11,7 +11,8 @@ from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError
 from tesserec.index import search
 from tesserec.index.contract import Policy
-from tesserec.index.postings import EveryItem, ScorePostings, VectorPostings
+from tesserec.index.postings import EveryItem, VectorPostings
+from tesserec.index.score_postings import ScorePostings
 from tesserec.index.search import retrieve, visited_cells
 from tesserec.index.user_side import ConstantSide, HistorySide
 from tests.index.world import AllScores, chances_of, histories, policies, slow_retrieve, world

@@ -10,7 +10,8 @@ from tesserec.errors import ConfigError, DataError, UserError
 from tesserec.index.catalogue import Catalogue
 from tesserec.index.contract import Policy
 from tesserec.index.names import name_interests
-from tesserec.index.postings import EveryItem, ScorePostings, VectorPostings
+from tesserec.index.postings import EveryItem, VectorPostings
+from tesserec.index.score_postings import ScorePostings
 from tesserec.index.searcher import Searcher
 from tesserec.index.user_side import ConstantSide, HistorySide
 from tests.index.world import AllScores, catalogue, searcher, world

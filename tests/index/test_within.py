@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tesserec.errors import ConfigError
 from tesserec.index import search, within
 from tesserec.index.contract import Policy
-from tesserec.index.postings import ScorePostings, VectorPostings
+from tesserec.index.postings import VectorPostings
+from tesserec.index.score_postings import ScorePostings
 from tesserec.index.search import retrieve
 from tesserec.index.user_side import ConstantSide
 from tests.index.world import chances_of, histories, policies, slow_retrieve, world

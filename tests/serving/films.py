@@ -9,7 +9,8 @@ from tesserec.data.ids import IdMap
 from tesserec.index.bundle import Bundle, publish
 from tesserec.index.catalogue import Catalogue
 from tesserec.index.contract import Policy
-from tesserec.index.postings import ScorePostings, VectorPostings
+from tesserec.index.postings import VectorPostings
+from tesserec.index.score_postings import ScorePostings
 from tesserec.index.searcher import Searcher
 from tesserec.index.user_side import ConstantSide, HistorySide, OnnxSide
 from tests.index.world import LookupSide

@@ -8,7 +8,7 @@ import pytest
 from tesserec.errors import ArtefactError
 from tesserec.index.bundle import Bundle, publish
 from tesserec.index.contract import Policy
-from tesserec.index.postings import ScorePostings
+from tesserec.index.score_postings import ScorePostings
 from tesserec.index.searcher import Searcher
 from tesserec.index.user_side import ConstantSide
 from tesserec.serving import swap

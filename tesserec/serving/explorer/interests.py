@@ -14,7 +14,8 @@ from tesserec.errors import UserError
 from tesserec.evaluation.codebooks import cell_means, telling
 from tesserec.index.catalogue import Catalogue
 from tesserec.index.names import typical_items
-from tesserec.index.postings import ScorePostings, VectorPostings
+from tesserec.index.postings import VectorPostings
+from tesserec.index.score_postings import ScorePostings
 from tesserec.index.searcher import Searcher
 from tesserec.serving.explorer.placing import place_circles
 from tesserec.serving.explorer.shown import (
