@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,28 +62,20 @@ class ItemFeatures:
         DataError
             If a number is infinite, or a vector is ragged or holds NaN.
         """
-        by_role = {role: [name for name, r in roles.items() if r == role] for role in set(roles.values())}
-        categorical, multi, sizes = {}, {}, {}
-        for name in by_role.get("categorical", []):
-            categorical[name], sizes[name] = _codes(table[name])
-        for name in by_role.get("multi", []):
-            column = table[name].arr.to_list() if isinstance(table[name].dtype, pl.Array) else table[name]
-            lists = column.list.drop_nulls()
-            lengths = lists.list.len().fill_null(0).to_numpy()
-            values, sizes[name] = _codes(lists.filter(lists.list.len() > 0).explode())
-            multi[name] = Histories.from_offsets(values, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
-        columns = [_standardised(table[name], table["id"]) for name in by_role.get("numeric", [])]
-        dense = [vectors(table[name], table["id"]) for name in by_role.get("vector", [])]
-        return cls(
-            categorical,
-            multi,
-            sizes,
-            _side_by_side([v for v, _ in columns] + [m for _, m in columns if m.any()], table.height),
-            _side_by_side(dense, table.height),
-        )
+        return Vocabulary.of(table, roles).read(table)
 
     def __len__(self) -> int:
         return len(self.numeric)
+
+    @property
+    def numbers(self) -> Floats:
+        """Numeric and vector columns side by side, ``(items, numbers)``."""
+        return np.concatenate([self.numeric, self.vector], axis=1)
+
+    def padded(self) -> dict[str, NDArray[np.int64]]:
+        """Codes of every column of categories, int64 ``(items, most)``, padded with 0; lists come last."""
+        single = {name: codes.astype(np.int64)[:, None] for name, codes in self.categorical.items()}
+        return single | {name: rows.padded(0).astype(np.int64) for name, rows in self.multi.items()}
 
     def save(self, folder: Path) -> None:
         """Write ``features.safetensors`` into a folder."""
@@ -118,34 +110,140 @@ class ItemFeatures:
         return cls(categorical, multi, sizes, arrays["numeric"], arrays["vector"])
 
 
+@dataclass(frozen=True)
+class Vocabulary:
+    """How the columns of a catalogue become :class:`ItemFeatures`, so that later items are read as the first were.
+
+    Attributes
+    ----------
+    values
+        Values of each categorical and multi column as text, in the order of their codes, which begin at 1.
+    multi
+        Which of these columns hold lists.
+    numbers
+        Mean, deviation, and whether values were missing, of each numeric column.
+    widths
+        Width of each vector column.
+    """
+
+    values: dict[str, list[str]]
+    multi: list[str]
+    numbers: dict[str, tuple[float, float, bool]]
+    widths: dict[str, int]
+
+    @classmethod
+    def of(cls, table: pl.DataFrame, roles: dict[str, str]) -> Vocabulary:
+        """The vocabulary of a catalogue."""
+        names = {role: [name for name, r in roles.items() if r == role] for role in _ROLES}
+        lists = {name: _lists(table[name]).explode() for name in names["multi"]}
+        categories = {name: table[name] for name in names["categorical"]} | lists
+        return cls(
+            {name: _in_order(column) for name, column in categories.items()},
+            names["multi"],
+            {name: _scale(_numbers(table[name], table["id"])) for name in names["numeric"]},
+            {name: vectors(table[name], table["id"]).shape[1] for name in names["vector"]},
+        )
+
+    def read(self, table: pl.DataFrame) -> ItemFeatures:
+        """Features of items; a category that the vocabulary lacks counts as missing.
+
+        Raises
+        ------
+        DataError
+            If a column is missing, a number is infinite, or a vector is ragged, holds NaN or has another width.
+        """
+        if missing := [name for name in (*self.values, *self.numbers, *self.widths) if name not in table.columns]:
+            raise DataError(f"the items have no column {missing[0]!r}; this model reads {sorted(self.columns)}")
+        multi = {}
+        for name in self.multi:
+            lists = _lists(table[name])
+            lengths = lists.list.len().fill_null(0).to_numpy()
+            codes = self._codes(name, lists.filter(lists.list.len() > 0).explode())
+            multi[name] = Histories.from_offsets(codes, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        scaled, absent = [], []
+        for name, (mean, deviation, partial) in self.numbers.items():
+            numbers = _numbers(table[name], table["id"])
+            missing_here = np.isnan(numbers)
+            scaled.append(np.where(missing_here, 0.0, (numbers - mean) / deviation).astype(np.float32)[:, None])
+            if partial:
+                absent.append(missing_here.astype(np.float32)[:, None])
+        return ItemFeatures(
+            {name: self._codes(name, table[name]) for name in self.values if name not in self.multi},
+            multi,
+            {name: len(values) + 1 for name, values in self.values.items()},
+            _side_by_side(scaled + absent, table.height),
+            _side_by_side([self._vector(name, table) for name in self.widths], table.height),
+        )
+
+    @property
+    def columns(self) -> set[str]:
+        """Columns that are read."""
+        return {*self.values, *self.numbers, *self.widths}
+
+    def _codes(self, name: str, column: pl.Series) -> Items:
+        known = pl.DataFrame({"value": self.values[name]}, schema={"value": pl.String}).with_row_index("code", offset=1)
+        coded = _text(column).to_frame("value").join(known, on="value", how="left", maintain_order="left")
+        return coded["code"].fill_null(0).cast(pl.Int32).to_numpy()
+
+    def _vector(self, name: str, table: pl.DataFrame) -> Floats:
+        if table[name].null_count() == table.height:
+            return np.zeros((table.height, self.widths[name]), np.float32)
+        read = vectors(table[name], table["id"])
+        if read.shape[1] != self.widths[name]:
+            raise DataError(
+                f"column {name!r} holds vectors of width {read.shape[1]}; this model reads {self.widths[name]}"
+            )
+        return read
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, for :meth:`from_json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, facts: dict[str, Any]) -> Vocabulary:
+        """What :meth:`to_json` gave."""
+        numbers = {name: (float(m), float(d), bool(p)) for name, (m, d, p) in facts["numbers"].items()}
+        return cls(facts["values"], facts["multi"], numbers, facts["widths"])
+
+
+_ROLES = ("categorical", "multi", "numeric", "vector")
+
+
 def _under(arrays: dict[str, NDArray[Any]], kind: str) -> list[str]:
     return [name.removeprefix(f"{kind}/") for name in arrays if name.startswith(f"{kind}/")]
 
 
-def _codes(column: pl.Series) -> tuple[Items, int]:
-    """Codes in the sorted order of the values, from 1; 0 where missing. And how many codes there are."""
-    vocabulary = column.drop_nulls().unique().sort()
-    if vocabulary.dtype in (pl.Categorical, pl.Enum):
-        return _codes(column.cast(pl.String))
-    coded = column.to_frame("value").join(
-        vocabulary.to_frame("value").with_row_index("code", offset=1), on="value", how="left", maintain_order="left"
-    )
-    return coded["code"].fill_null(0).cast(pl.Int32).to_numpy(), len(vocabulary) + 1
+def _lists(column: pl.Series) -> pl.Series:
+    lists = column.arr.to_list() if isinstance(column.dtype, pl.Array) else column
+    return lists.list.drop_nulls()
 
 
-def _standardised(column: pl.Series, ids: pl.Series) -> tuple[Floats, Floats]:
-    """A numeric column with mean 0 and deviation 1, and where it is missing; NaN counts as missing."""
+def _text(column: pl.Series) -> pl.Series:
+    return column if column.dtype == pl.String else column.cast(pl.String)
+
+
+def _in_order(column: pl.Series) -> list[str]:
+    """The distinct values as text, in the order of the values themselves."""
+    plain = _text(column) if column.dtype in (pl.Categorical, pl.Enum) else column
+    return _text(plain.drop_nulls().unique().sort()).to_list()
+
+
+def _numbers(column: pl.Series, ids: pl.Series) -> NDArray[np.float64]:
+    """A numeric column, NaN where it is missing."""
     if column.dtype in (pl.Date, pl.Datetime):
         column = column.dt.epoch("s") if column.dtype == pl.Datetime else column.dt.epoch("d")
-    values = column.cast(pl.Float64).to_numpy()
-    missing = np.isnan(values)
+    values: NDArray[np.float64] = column.cast(pl.Float64).to_numpy()
     if np.isinf(values).any():
         row = int(np.flatnonzero(np.isinf(values))[0])
         raise DataError(f"column {column.name!r}, item {ids[row]!r}: {values[row]}; numbers must be finite")
+    return values
+
+
+def _scale(values: NDArray[np.float64]) -> tuple[float, float, bool]:
+    missing = np.isnan(values)
     present = values[~missing]
-    deviation = present.std() if len(present) else 0.0
-    scaled = np.where(missing, 0.0, (values - (present.mean() if len(present) else 0.0)) / (deviation or 1.0))
-    return scaled.astype(np.float32)[:, None], missing.astype(np.float32)[:, None]
+    deviation = float(present.std()) if len(present) else 0.0
+    return float(present.mean()) if len(present) else 0.0, deviation or 1.0, bool(missing.any())
 
 
 def _side_by_side(columns: list[Floats], rows: int) -> Floats:

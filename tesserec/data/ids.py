@@ -42,7 +42,22 @@ class IdMap:
         if values.n_unique() != len(values):
             repeated = values.filter(values.is_duplicated())[0]
             raise DataError(f"id {repeated!r} occurs more than once; ids must be unique")
-        self.values = values.alias("id")
+        self._values = values.alias("id")
+
+    @property
+    def values(self) -> pl.Series:
+        """The ids in index order."""
+        return self._values
+
+    @property
+    def dtype(self) -> pl.DataType:
+        """Type of the ids."""
+        return self.values.dtype
+
+    @property
+    def example(self) -> Any:
+        """One of the ids, for messages."""
+        return self.values[0]
 
     def __len__(self) -> int:
         return len(self.values)
@@ -63,7 +78,7 @@ class IdMap:
         try:
             return np.fromiter((index.get(str(i) if isinstance(i, UUID) else i, UNKNOWN) for i in ids), dtype=np.int32)
         except TypeError as error:
-            raise DataError(f"ids must be single values such as {self.values[0]!r}: {error}") from None
+            raise DataError(f"ids must be single values such as {self.example!r}: {error}") from None
 
     def decode(self, indices: NDArray[np.integer]) -> pl.Series:
         """External ids of indices, null where the index is -1; keeps the type of the ids."""
@@ -78,12 +93,12 @@ class IdMap:
         DataError
             If the text cannot be an id of this type.
         """
-        dtype = self.values.dtype
+        dtype = self.dtype
         read = _READERS.get(type(dtype)) or (int if dtype.is_integer() else float if dtype.is_float() else str)
         try:
             return read(text)
         except ValueError:
-            raise DataError(f"id {text!r} cannot be {dtype}, as ids here are, such as {self.values[0]!r}") from None
+            raise DataError(f"id {text!r} cannot be {dtype}, as ids here are, such as {self.example!r}") from None
 
 
 def _boolean(text: str) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,13 @@ from tesserec.data.dataset import Dataset
 from tesserec.data.ids import IdMap
 from tesserec.errors import ArtefactError
 from tesserec.files import read_json, write_json
+from tesserec.index.arrays import map_array
+from tesserec.index.stored_ids import StoredIds, can_store, save_ids
 
 _ITEMS = "items.parquet"
 _FACTS = "catalogue.json"
 _COUNT = "__count"
+_COUNTS = "counts.npy"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +33,9 @@ class Catalogue:
     ----------
     items
         External ids by item index.
-    table
-        ``id`` and the feature and display columns, one row an item in index order.
+    source
+        The table, or what reads it when it is first asked for: ``id`` and the feature and display columns, one row an
+        item in index order.
     roles
         Role of each further column: ``categorical``, ``multi``, ``numeric``, ``text`` or ``vector``.
     exclude_seen
@@ -40,7 +45,7 @@ class Catalogue:
     """
 
     items: IdMap
-    table: pl.DataFrame
+    source: pl.DataFrame | Callable[[], pl.DataFrame]
     roles: dict[str, str]
     exclude_seen: bool
     counts: NDArray[np.int64]
@@ -54,6 +59,11 @@ class Catalogue:
         return len(self.items)
 
     @cached_property
+    def table(self) -> pl.DataFrame:
+        """See ``source``."""
+        return self.source if isinstance(self.source, pl.DataFrame) else self.source()
+
+    @cached_property
     def titles(self) -> pl.Series:
         """What to call each item: its title or name where there is one, otherwise its id, ``(items,)`` strings."""
         ids = self.items.values.cast(pl.String)
@@ -65,11 +75,16 @@ class Catalogue:
     def save(self, directory: Path) -> None:
         """Write into an existing directory."""
         self.table.with_columns(pl.Series(_COUNT, self.counts)).write_parquet(directory / _ITEMS)
-        write_json(directory / _FACTS, {"roles": self.roles, "exclude_seen": self.exclude_seen})
+        facts = {"roles": self.roles, "exclude_seen": self.exclude_seen}
+        if can_store(self.items.values):
+            save_ids(directory, self.items.values)
+            np.save(directory / _COUNTS, self.counts.astype("<i8"))
+            facts["ids"] = str(self.items.dtype)
+        write_json(directory / _FACTS, facts)
 
     @classmethod
     def open(cls, directory: Path) -> Self:
-        """Read what :meth:`save` wrote.
+        """Open what :meth:`save` wrote; ids that were stored for look-up are mapped, and the table is read when needed.
 
         Raises
         ------
@@ -78,12 +93,26 @@ class Catalogue:
         """
         facts = read_json(directory / _FACTS)
         try:
-            table = pl.read_parquet(directory / _ITEMS)
-            counts = table[_COUNT].to_numpy()
-            return cls(
-                IdMap(table["id"]), table.drop(_COUNT), dict(facts["roles"]), bool(facts["exclude_seen"]), counts
-            )
-        except FileNotFoundError:
-            raise ArtefactError(f"{directory / _ITEMS} is missing; write the directory again") from None
-        except (pl.exceptions.PolarsError, KeyError, TypeError) as error:
+            shown = dict(facts["roles"]), bool(facts["exclude_seen"])
+            if "ids" in facts:
+                counts = map_array(directory / _COUNTS, "<i8", 1)
+                dtype = getattr(pl, facts["ids"])()
+                ids = StoredIds(directory, dtype, lambda: _read(directory, ["id"])["id"])
+                return cls(ids, partial(_table, directory), *shown, counts)
+            table = _read(directory)
+            return cls(IdMap(table["id"]), table.drop(_COUNT), *shown, table[_COUNT].to_numpy())
+        except (pl.exceptions.PolarsError, KeyError, TypeError, AttributeError) as error:
             raise ArtefactError(f"{directory} holds a damaged catalogue ({error}); write it again") from None
+
+
+def _table(directory: Path) -> pl.DataFrame:
+    return _read(directory).drop(_COUNT)
+
+
+def _read(directory: Path, columns: list[str] | None = None) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(directory / _ITEMS, columns=columns)
+    except FileNotFoundError:
+        raise ArtefactError(f"{directory / _ITEMS} is missing; write the directory again") from None
+    except pl.exceptions.PolarsError as error:
+        raise ArtefactError(f"{directory / _ITEMS} cannot be read ({error}); write the directory again") from None

@@ -109,7 +109,7 @@ class Searcher:
         return Histories.from_lists(rows), list(unknown)
 
     def _encode_row(self, row: int, history: Sequence[Any]) -> NDArray[np.int32]:
-        dtype = self.catalogue.items.values.dtype
+        dtype = self.catalogue.items.dtype
         if isinstance(history, (str, bytes)) or not hasattr(history, "__len__"):
             raise DataError(f"history {row} is {history!r}; expected a list of item ids, and a list of such lists")
         if len(history) == 0:
@@ -121,7 +121,7 @@ class Searcher:
         if (indices < 0).all():
             raise DataError(
                 f"history {row}: none of its {len(history)} items is in the catalogue (first: {history[0]!r}; ids here "
-                f"are {dtype}, such as {self.catalogue.items.values[0]!r}); give items that the model was trained on"
+                f"are {dtype}, such as {self.catalogue.items.example!r}); give items that the model was trained on"
             )
         return indices
 
@@ -310,7 +310,7 @@ class Searcher:
             raise ConfigError(f"k = {k}; ask for at least one item")
         indices = self.catalogue.items.encode(items)
         if len(bad := np.flatnonzero(indices < 0)):
-            dtype = self.catalogue.items.values.dtype
+            dtype = self.catalogue.items.dtype
             raise DataError(f"item {items[bad[0]]!r} is not in the catalogue; ids here are {dtype}")
         found, scores = self._similar(indices, k)
         rows, ranks = np.nonzero(found >= 0)

@@ -122,8 +122,8 @@ class OnnxSide:
     def __init__(self, directory: Path, vectors_of: Callable[[NDArray[np.int64]], Floats], threads: int = 1) -> None:
         self.max_length, self.codes, self.dim = _numbers(directory)
         self._vectors_of = vectors_of
-        self._encoder = _session(directory / "encoder.onnx", threads)
-        self._reader = _session(directory / "reader.onnx", threads)
+        self._encoder = session(directory / "encoder.onnx", threads)
+        self._reader = session(directory / "reader.onnx", threads)
         self._encoder_inputs = [value.name for value in self._encoder.get_inputs()]
         self._encoder_outputs = [value.name for value in self._encoder.get_outputs()]
         self._reader_inputs = [value.name for value in self._reader.get_inputs()]
@@ -182,7 +182,7 @@ class OnnxScoreSide:
             raise ArtefactError(
                 f"{directory / 'history.npy'} has width {self._vectors.shape[1]}, {FILE} says {self.dim}; publish again"
             )
-        self._graph = _session(directory / "tokens.onnx", threads)
+        self._graph = session(directory / "tokens.onnx", threads)
         self._inputs = [value.name for value in self._graph.get_inputs()]
         outputs = {value.name for value in self._graph.get_outputs()}
         if not {*self._inputs} <= {"vectors", "lengths"} or not {"codes", "weights"} <= outputs:
@@ -222,7 +222,8 @@ def _inputs(newest: Histories, vectors_of: Callable[[NDArray[np.int64]], Floats]
     return {"vectors": vectors, "lengths": newest.lengths.astype(np.int64)}
 
 
-def _session(path: Path, threads: int) -> Any:
+def session(path: Path, threads: int) -> Any:
+    """Open an ONNX graph on the CPU; refuses one that cannot be run."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # what is asked here is nobody else's business
     import onnxruntime  # a tenth of a second that popularity and item-kNN do not need
 

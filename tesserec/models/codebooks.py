@@ -45,9 +45,9 @@ class InterestNetwork(Network):
         """One more than the encoder's."""
         return super().width + 1
 
-    def item_vectors(self) -> Tensor:
+    def searched(self, vectors: Tensor) -> Tensor:
         """Item vectors followed by a 1, ``(items, width)``."""
-        return F.pad(super().item_vectors(), (0, 1), value=1.0)
+        return F.pad(vectors, (0, 1), value=1.0)
 
 
 def check_codes(codes: int, items: int) -> None:

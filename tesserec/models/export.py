@@ -13,6 +13,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tesserec.data.features import Vocabulary
 from tesserec.files import write_json
+from tesserec.index.catalogue import Catalogue
 from tesserec.models.neural import Network
 
 if TYPE_CHECKING:
@@ -77,6 +80,54 @@ def export_lists(network: SparCodeNetwork, folder: Path) -> None:
         np.save(folder / "history.npy", network.item_vectors().numpy().astype("<f4"))
     facts = {"max_length": network.config.encoder.max_length, "codes": int(network.listed.sum()), "dim": dim}
     write_json(folder / "user_side.json", {"kind": "onnx-codes", **facts})
+
+
+def export_items(network: Network, catalogue: Catalogue, folder: Path) -> None:
+    """Write ``items.json``, ``place.onnx`` and, for a model that reads features, ``item_encoder.onnx``.
+
+    With them an index gains items; see :class:`tesserec.index.item_side.ItemSide`.
+    """
+    network = copy.deepcopy(network).cpu().eval()
+    dim, batch = network.config.encoder.dim, torch.export.Dim.DYNAMIC
+    features = network.items.features
+    with torch.no_grad():
+        _export(
+            _Place(network), (torch.randn(3, dim),), folder / "place.onnx", ["raw"], ["vectors", "cells"], ({0: batch},)
+        )
+        if features is not None:
+            columns = features.source.padded()
+            lists = [{0: batch} if name in features.source.categorical else {0: batch, 1: batch} for name in columns]
+            _export(
+                _EncodeItems(network),
+                (torch.from_numpy(features.source.numbers[:3]), *(torch.from_numpy(c[:3]) for c in columns.values())),
+                folder / "item_encoder.onnx",
+                ["numbers", *(f"codes_{number}" for number in range(len(columns)))],
+                ["raw"],
+                ({0: batch}, tuple(lists)),
+            )
+    vocabulary = None if features is None else Vocabulary.of(catalogue.table, catalogue.roles).to_json()
+    write_json(folder / "items.json", {"dim": dim, "vocabulary": vocabulary})
+
+
+class _Place(nn.Module):
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        # Asked here, for a graph cannot: before a codebook is started everything lies in one cell.
+        self.placed = network.place if network.item_codes() is not None else partial(Network.place, network)
+
+    def forward(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        vectors = self.network.items.scaled(raw)
+        return self.network.searched(vectors), self.placed(vectors)
+
+
+class _EncodeItems(nn.Module):
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, numbers: Tensor, *codes: Tensor) -> Tensor:
+        return self.network.items.of_features(list(codes), numbers)
 
 
 class _Weigh(nn.Module):

@@ -216,7 +216,15 @@ class GemiRecNetwork(InterestNetwork):
     @torch.no_grad()
     def cells(self) -> Tensor:
         """Interest of every item by the assignment's present version, ``(items,)``."""
-        return number_of(self.dictionary.codes[:, : self.config.depth], self.config.codebook.codes)
+        return self._interest_of(self.dictionary.codes)
+
+    def _interest_of(self, codes: Tensor) -> Tensor:
+        return number_of(codes[:, : self.config.depth], self.config.codebook.codes)
+
+    @torch.no_grad()
+    def place(self, vectors: Tensor) -> Tensor:
+        """See :meth:`Network.place`: by the entries as they are."""
+        return self._interest_of(self.dictionary(vectors).codes)
 
     def item_codes(self) -> tuple[Tensor, int] | None:
         """Codes of every item at every level, by the present version; None until there is a dictionary."""

@@ -124,7 +124,18 @@ class Network(nn.Module):
 
     def item_vectors(self) -> Tensor:
         """What user vectors are compared with and histories are encoded from, ``(items, width)``."""
-        return self.items.all()
+        return self.searched(self.items.all())
+
+    def searched(self, vectors: Tensor) -> Tensor:
+        """What the index holds of item vectors ``(items, dim)``, ``(items, width)``."""
+        return vectors
+
+    def place(self, vectors: Tensor) -> Tensor:
+        """Cell, by the codebook as it is, of items that are not in the catalogue, ``(items, dim)`` to ``(items,)``.
+
+        Asked only where :meth:`item_codes` gives codes; all else lies in one cell.
+        """
+        return torch.zeros_like(vectors[:, 0], dtype=torch.int64)
 
     @property
     def n_cells(self) -> int:
@@ -321,9 +332,10 @@ class NeuralRetriever(Retriever):
 
     def export(self, folder: Path) -> None:
         """Write the user side as files that need no PyTorch."""
-        from tesserec.models.export import export_network
+        from tesserec.models.export import export_items, export_network
 
         export_network(self.network, folder)
+        export_items(self.network, self.catalogue, folder)
 
     @classmethod
     def load(cls, path: Path) -> Self:

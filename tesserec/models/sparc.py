@@ -172,6 +172,11 @@ class SparcNetwork(InterestNetwork):
         return super().cells() if found is None else found[0][:, 0]
 
     @torch.no_grad()
+    def place(self, vectors: Tensor) -> Tensor:
+        """See :meth:`Network.place`: the nearest codeword."""
+        return self.quantiser.assign(vectors)[:, 0]
+
+    @torch.no_grad()
     def item_codes(self) -> tuple[Tensor, int] | None:
         """Codes of every item at every level; None until the codebook is started."""
         return (self.quantiser.assign(self.items.all()), self.codes) if self.quantiser.started else None

@@ -214,12 +214,22 @@ class TesseraNetwork(Network):
         health = judge(self.cells()[:, None].cpu().numpy(), self.codes, epoch)
         return health | {"codebook/version": int(self.version)}
 
+    def _nearest_part(self, items: Tensor) -> Tensor:
+        """The nearest part that holds items, ``(items,)``."""
+        distances = torch.cdist(items, self.means)
+        return distances.masked_fill(self.log_sizes == -torch.inf, torch.inf).argmin(1)
+
+    @torch.no_grad()
+    def place(self, vectors: Tensor) -> Tensor:
+        """See :meth:`Network.place`: the cell of the nearest part."""
+        return self.cell_of_part[self._nearest_part(vectors)]
+
     @torch.no_grad()
     def welcome(self, new: Tensor) -> None:
         """See :meth:`Network.welcome`: into the part whose mean is nearest, and so into its cell."""
         items = self.items.all()
         if self.version:
-            self.part_of[new] = torch.cdist(items[new], self.means).argmin(1)
+            self.part_of[new] = self._nearest_part(items[new])
         self._measure(items)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,26 +26,34 @@ class FeatureEncoder(nn.Module):
         self.source = source
         self.tables = nn.ModuleList()
         self.columns: list[str] = []
-        lists = {name: codes.astype(np.int64)[:, None] for name, codes in source.categorical.items()}
-        lists |= {name: rows.padded(0) for name, rows in source.multi.items()}
-        for number, (name, codes) in enumerate(lists.items()):
+        for number, (name, codes) in enumerate(source.padded().items()):
             table = nn.Embedding(source.sizes[name], dim, padding_idx=0)
             with torch.no_grad():
                 table.weight.normal_(std=0.1 * dim**-0.5)[0] = 0
             self.tables.append(table)
             self.columns.append(f"codes_{number}")
             self.register_buffer(f"codes_{number}", torch.tensor(codes), persistent=False)
-        numbers = np.concatenate([source.numeric, source.vector], axis=1)
-        self.register_buffer("numbers", torch.tensor(numbers), persistent=False)
-        self.linear = nn.Linear(numbers.shape[1], dim, bias=False) if numbers.shape[1] else None
+        self.register_buffer("numbers", torch.tensor(source.numbers), persistent=False)
+        self.linear = nn.Linear(source.numbers.shape[1], dim, bias=False) if source.numbers.shape[1] else None
 
     def forward(self, ids: Tensor) -> Tensor:
         """Feature vectors of item indices, ``(ids, dim)``; zero for an item without any."""
-        total = torch.zeros((), device=ids.device)
-        for name, table in zip(self.columns, self.tables, strict=True):
-            codes = self.get_buffer(name)[ids]
-            known = (codes > 0).sum(-1, keepdim=True).clamp(min=1)
-            total = total + table(codes).sum(1) / known
+        return self.read([self.get_buffer(name)[ids] for name in self.columns], self.numbers[ids])
+
+    def read(self, codes: list[Tensor], numbers: Tensor) -> Tensor:
+        """Feature vectors of items that may be outside the catalogue.
+
+        Parameters
+        ----------
+        codes
+            Codes of each column with a vocabulary, ``(items, most)``, padded with 0.
+        numbers
+            ``(items, numbers)``.
+        """
+        total = numbers.new_zeros(())
+        for column, table in zip(codes, self.tables, strict=True):
+            known = (column > 0).sum(-1, keepdim=True).clamp(min=1)
+            total = total + table(column).sum(1) / known
         if self.linear is not None:
-            total = total + self.linear(self.numbers[ids])
+            total = total + self.linear(numbers)
         return total

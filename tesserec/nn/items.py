@@ -39,6 +39,18 @@ class ItemTower(nn.Module):
         vectors = self.table(ids)
         if self.features is not None:
             vectors = vectors + self.features(ids)
+        return self.scaled(vectors)
+
+    def of_features(self, codes: list[Tensor], numbers: Tensor) -> Tensor:
+        """Vectors of items that nobody has used yet: the mean embedding, plus what their features say.
+
+        See :meth:`tesserec.nn.features.FeatureEncoder.read`.
+        """
+        assert self.features is not None
+        return self.scaled(self.table.weight.mean(0) + self.features.read(codes, numbers))
+
+    def scaled(self, vectors: Tensor) -> Tensor:
+        """Vectors of length one where the tower normalises."""
         return F.normalize(vectors, dim=-1) if self.normalise else vectors
 
     def lookup(self, *ids: Tensor) -> tuple[Tensor, ...]:

@@ -83,7 +83,7 @@ def _filter(served: Served, given: FilterSettings) -> Filter:
 
 def _recommended(served: Served, found: Candidates, row: int, unknown: list[Any]) -> Recommended:
     n = int(np.count_nonzero(found.items[row] >= 0))
-    items = from_ids(served.searcher.catalogue.items.values.gather(found.items[row, :n]))
+    items = from_ids(served.searcher.catalogue.items.decode(found.items[row, :n]))
     codes = found.interests[row, :n].tolist()
     chances = found.probability[row, :n].tolist()
     scores, explored = found.scores[row, :n].tolist(), found.explored[row, :n].tolist()
@@ -144,12 +144,12 @@ def unknown_items(served: Served, items: Sequence[Any]) -> list[Any]:
 def _to_ids(served: Served, items: Sequence[Any]) -> list[Any]:
     """Ids in the type of the catalogue: JSON has text for dates, times and bytes."""
     ids = served.searcher.catalogue.items
-    if ids.values.dtype.is_numeric() or ids.values.dtype == pl.String:
+    if ids.dtype.is_numeric() or ids.dtype == pl.String:
         return list(items)
     try:
         return [ids.parse(item) if isinstance(item, str) else item for item in items]
     except (UnicodeEncodeError, OverflowError) as error:
-        raise DataError(f"an id cannot be {ids.values.dtype}, as ids here are ({error})") from None
+        raise DataError(f"an id cannot be {ids.dtype}, as ids here are ({error})") from None
 
 
 def from_ids(ids: pl.Series) -> list[Any]:

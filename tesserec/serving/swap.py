@@ -145,7 +145,7 @@ def open_checked(root: Path) -> Served:
     searcher = bundle.searcher
     names = [] if searcher.names is None else searcher.names["name"].to_list()
     # Compiles the kernels, builds what is built at first use, and touches the mapped files.
-    searcher.catalogue.items.encode([searcher.catalogue.items.values[0]])
+    searcher.catalogue.items.encode([searcher.catalogue.items.example])
     for histories in _questions(searcher):
         _check(bundle, histories)
     return Served(bundle, names, datetime.now(timezone.utc))

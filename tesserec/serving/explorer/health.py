@@ -72,7 +72,7 @@ def generation_health(bundle: Bundle) -> GenerationHealth:
 def movement(before: Searcher, after: Searcher) -> dict[str, float | int]:
     """``shared``, ``moved`` and ``regrouped`` of :class:`GenerationHealth`; empty where nothing can be compared."""
     old, new = before.cells, after.cells
-    if old is None or new is None or before.catalogue.items.values.dtype != after.catalogue.items.values.dtype:
+    if old is None or new is None or before.catalogue.items.dtype != after.catalogue.items.dtype:
         return {}
     both = pl.DataFrame({"id": before.catalogue.items.values, "old": old}).join(
         pl.DataFrame({"id": after.catalogue.items.values, "new": new}), on="id"

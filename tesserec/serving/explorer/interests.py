@@ -132,7 +132,7 @@ def interest_page(searcher: Searcher, interest: int, traffic: Mapping[int, int] 
 def shown_items(catalogue: Catalogue, indices: NDArray[np.integer]) -> list[Item]:
     """Items by index, as people see them."""
     chosen = pl.Series(np.asarray(indices, np.int64))
-    ids = catalogue.items.values.gather(chosen).cast(pl.String)
+    ids = catalogue.items.decode(chosen.to_numpy()).cast(pl.String)
     titles = catalogue.titles.gather(chosen)
     return [Item(id=i, title=title) for i, title in zip(ids.to_list(), titles.to_list(), strict=True)]
 
