@@ -84,6 +84,48 @@ def read_catalogue(source: Any, given: Mapping[str, str | None], roles: Mapping[
     return Catalogue(rows, dict(found), table.name)
 
 
+def read_items(
+    source: Any, given: Mapping[str, str | None], like: pl.DataFrame, extra: str | None = None
+) -> pl.DataFrame:
+    """Read rows for a catalogue that is there already, in its types; columns that are not given are left out.
+
+    Parameters
+    ----------
+    source
+        See :func:`tesserec.data.tables.read_table`.
+    given
+        ``{"item": NAME}`` where the id column has no usual name.
+    like
+        The catalogue's table.
+    extra
+        A further column of ids that may be there, alone or in lists.
+
+    Raises
+    ------
+    DataError
+        If there is no row, an id is missing, repeated or of another type, or a column is unknown or of another type.
+    """
+    table = read_table(source)
+    rows = _unique_rows(table, "item", given)
+    if not rows.height:
+        raise DataError(f"{table.name} has no rows; give at least one item")
+    if unknown := [name for name in rows.columns if name not in (*like.columns, extra)]:
+        raise DataError(f"{table.name} has the column {unknown[0]!r}, the catalogue {like.columns}; rename or drop it")
+    cast = [_alike(rows["id"], like["id"], table.name)]
+    for column in rows.drop("id").iter_columns():
+        wanted = pl.List(like.schema["id"]) if column.name == extra else like.schema[column.name]
+        if isinstance(wanted, pl.List) and column.dtype == pl.String:
+            column = column.str.split("|")
+        try:
+            cast.append(column.cast(wanted))
+        except pl.exceptions.PolarsError:
+            raise DataError(
+                f"{table.name}, column {column.name!r}: {column.dtype} does not become {wanted}, as in the catalogue; "
+                f"the first value is {column[0]!r}"
+            ) from None
+    return pl.DataFrame(cast)
+
+
 def read_users(source: Any, given: Mapping[str, str | None], ids: pl.Series) -> pl.DataFrame:
     """The users table in the order of ``ids``; without one, the ids alone."""
     if source is None:

@@ -21,9 +21,10 @@ import polars as pl
 from typing_extensions import Self
 
 from tesserec.errors import ArtefactError, ConfigError
-from tesserec.files import open_directory, read_json, seal, sync, write_atomic, write_json
+from tesserec.files import MANIFEST, open_directory, read_json, seal, sync, write_atomic, write_json
 from tesserec.index.calibration import Calibration
 from tesserec.index.catalogue import Catalogue
+from tesserec.index.changes import Changes
 from tesserec.index.contract import Policy
 from tesserec.index.postings import VectorPostings, open_postings
 from tesserec.index.searcher import Searcher
@@ -68,18 +69,39 @@ def publish(
     ArtefactError
         If the parts do not fit each other, or something other than a generation has the next name.
     """
-    if clash := _RESERVED & facts.keys():
-        raise ConfigError(f"facts name {sorted(clash)}, which the manifest uses itself; rename them")
     root = Path(root).absolute()
     root.mkdir(parents=True, exist_ok=True)
-    with _locked(root), _filling(root) as folder:
-        _write(folder, searcher, write_user_side, files)
+    with locked(root):
+        return publish_locked(
+            root,
+            facts,
+            write=lambda folder: _write(folder, searcher, write_user_side, files),
+            check=lambda folder: _open_parts(folder, facts).postings.verify(),
+        )
+
+
+def publish_locked(
+    root: Path, facts: dict[str, Any], *, write: Callable[[Path], object], check: Callable[[Path], object]
+) -> Path:
+    """The next generation by a publisher that holds the lock of ``root``; see :func:`publish`.
+
+    Parameters
+    ----------
+    write
+        Fills the directory that it is given.
+    check
+        Opens the sealed directory as a reader does; nothing is published if it raises.
+    """
+    if clash := _RESERVED & facts.keys():
+        raise ConfigError(f"facts name {sorted(clash)}, which the manifest uses itself; rename them")
+    with _filling(root) as folder:
+        write(folder)
         seal(folder, KIND, facts)
         for path in folder.rglob("*"):
             if path.is_dir():
                 sync(path)
         sync(folder)
-        _open_parts(folder, facts).postings.verify()
+        check(folder)
         target = root / f"generation-{max([0, *generations(root)]) + 1:06d}"
         os.rename(folder, target)
         sync(root)
@@ -102,7 +124,7 @@ def rollback(root: Path, to: int | None = None) -> Path:
     """
     root = Path(root).absolute()
     current = int(_current(root).removeprefix("generation-"))
-    with _locked(root):
+    with locked(root):
         older = [number for number in generations(root) if number < current]
         if to is None and not older:
             raise ArtefactError(f"{root} holds no generation before {current}; there is nothing to go back to")
@@ -119,7 +141,7 @@ def generations(root: Path) -> list[int]:
 
 
 @contextlib.contextmanager
-def _locked(root: Path) -> Iterator[None]:
+def locked(root: Path) -> Iterator[None]:
     """Hold the publishers' lock; the system releases it when the process ends, however it ends."""
     with (root / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -179,6 +201,26 @@ def _open_parts(folder: Path, facts: dict[str, Any], threads: int = 1) -> Search
         raise ArtefactError(f"{folder} is a mixture of models ({error}); publish again") from None
 
 
+def _facts(path: Path) -> dict[str, Any]:
+    manifest = open_directory(path, KIND, check="ends")
+    return {key: value for key, value in manifest.items() if key not in ("files", "checksum")}
+
+
+def _checksum(base: Path) -> str | None:
+    manifest = read_json(base / MANIFEST)
+    return manifest.get("checksum") if isinstance(manifest, dict) else None
+
+
+def _open_base(base: Path, facts: dict[str, Any], threads: int) -> Searcher:
+    """The generation that changes lie on."""
+    if not _NAME.fullmatch(base.name) or not base.is_dir():
+        raise ArtefactError(f"{base} is missing, and changes lie on it; copy it too, or go back to a whole generation")
+    own = _facts(base)
+    if "base" in own or _checksum(base) != facts["base_checksum"]:
+        raise ArtefactError(f"{base} is not the generation that the changes were made for; publish again")
+    return _open_parts(base, own, threads)
+
+
 def _names(folder: Path) -> pl.DataFrame | None:
     path = folder / "names.parquet"
     if not path.exists():
@@ -203,15 +245,21 @@ class Bundle:
         What its manifest says of the model: name, configuration, seed, dataset fingerprint, versions.
     searcher
         What answers.
+    base
+        What was published with postings of its own: the generation itself, or the one that its changes lie on.
+    base_searcher
+        What answers there.
     """
 
     path: Path
     generation: int
     facts: dict[str, Any]
     searcher: Searcher
+    base: Path
+    base_searcher: Searcher
 
     @classmethod
-    def open(cls, root: Path, generation: int | None = None, *, threads: int = 1) -> Self:
+    def open(cls, root: Path, generation: int | None = None, *, threads: int = 1, beside: Bundle | None = None) -> Self:
         """Open the current generation under ``root``, or a given one.
 
         Parameters
@@ -222,6 +270,8 @@ class Bundle:
             Number of an older generation.
         threads
             Threads of the user side's network.
+        beside
+            An opened generation of the same root, whose base is shared where it is the same.
 
         Raises
         ------
@@ -233,14 +283,32 @@ class Bundle:
         path = root / name
         if not path.is_dir():
             raise ArtefactError(f"{path} is missing; {root} holds the generations {generations(root) or 'none'}")
-        manifest = open_directory(path, KIND, check="ends")
-        facts = {key: value for key, value in manifest.items() if key not in ("files", "checksum")}
+        facts = _facts(path)
         match = _NAME.fullmatch(name)
         assert match is not None
-        return cls(path, int(match[1]), facts, _open_parts(path, facts, threads))
+        number = int(match[1])
+        if "base" not in facts:
+            searcher = _open_parts(path, facts, threads)
+            return cls(path, number, facts, searcher, path, searcher)
+        base = root / str(facts["base"])
+        if beside is not None and beside.base == base and _checksum(base) == facts["base_checksum"]:
+            under = beside.base_searcher
+        else:
+            under = _open_base(base, facts, threads)
+        return cls(path, number, facts, Changes.open(path).on(under, facts), base, under)
 
-    def verify(self) -> None:
+    @property
+    def base_checksum(self) -> str | None:
+        """Tells the base from any other."""
+        return _checksum(self.base)
+
+    def verify(self, *, known: Bundle | None = None) -> None:
         """Read every byte of the generation; opening reads the ends of each file only.
+
+        Parameters
+        ----------
+        known
+            A verified generation; the base is not read again where this one lies on the same.
 
         Raises
         ------
@@ -248,7 +316,9 @@ class Bundle:
             Names the file that does not hold what was published.
         """
         open_directory(self.path, KIND)
-        self.searcher.postings.verify()
+        if known is None or known.base_searcher is not self.base_searcher:
+            open_directory(self.base, KIND)
+            self.base_searcher.postings.verify()
 
     def recommend(self, histories: Sequence[Sequence[Any]], k: int = 20, **policy: Any) -> pl.DataFrame:
         """See :meth:`tesserec.index.searcher.Searcher.recommend`."""

@@ -68,6 +68,6 @@ class ItemSide:
         return raw
 
     def place(self, raw: Floats) -> tuple[Floats, NDArray[np.int32]]:
-        """Vectors as the index holds them ``(items, width)``, and cells ``(items,)``, of raw vectors ``(items, dim)``."""
+        """Vectors as the index holds them ``(items, width)`` and cells ``(items,)``, of raw ones ``(items, dim)``."""
         vectors, cells = self._place.run(["vectors", "cells"], {"raw": np.ascontiguousarray(raw, np.float32)})
         return vectors, cells.astype(np.int32)

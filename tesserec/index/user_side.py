@@ -7,6 +7,7 @@ item and goes with ``EveryItem``.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -128,6 +129,12 @@ class OnnxSide:
         self._encoder_outputs = [value.name for value in self._encoder.get_outputs()]
         self._reader_inputs = [value.name for value in self._reader.get_inputs()]
         self._check(directory)
+
+    def with_vectors(self, vectors_of: Callable[[NDArray[np.int64]], Floats]) -> OnnxSide:
+        """The same network over other item vectors; the sessions are shared."""
+        other = copy.copy(self)
+        other._vectors_of = vectors_of
+        return other
 
     def _check(self, directory: Path) -> None:
         if not {*self._encoder_inputs} <= {"vectors", "lengths"} or "posterior" not in self._encoder_outputs:

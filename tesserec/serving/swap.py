@@ -102,7 +102,7 @@ class Generations:
                 return
             self._seen = seen
             try:
-                served = open_checked(self.root)
+                served = open_checked(self.root, self.current)
             except (TesserecError, OSError) as error:
                 self._refuse(error)
                 return
@@ -130,18 +130,19 @@ def _state_of(root: Path) -> tuple[int, ...] | None:
     return status.st_ino, status.st_mtime_ns
 
 
-def open_checked(root: Path) -> Served:
-    """Open the current generation, warm it up and ask it some questions.
+def open_checked(root: Path, before: Served | None = None) -> Served:
+    """Open the current generation, warm it up and ask it some questions; what it shares with ``before`` is kept open.
 
     Raises
     ------
     ArtefactError
         If a file of it is damaged, or an answer of it is impossible.
     """
-    bundle = Bundle.open(root)
+    known = None if before is None else before.bundle
+    bundle = Bundle.open(root, beside=known)
     if bundle.path.is_symlink():
         raise ArtefactError(f"{bundle.path} is a link; links are refused, copy the generation into {root}")
-    bundle.verify()
+    bundle.verify(known=known)
     searcher = bundle.searcher
     names = [] if searcher.names is None else searcher.names["name"].to_list()
     # Compiles the kernels, builds what is built at first use, and touches the mapped files.

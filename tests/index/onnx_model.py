@@ -39,6 +39,45 @@ def write_weigher(folder, items, codes=6, max_length=5):
     (folder / "user_side.json").write_text(json.dumps(facts))
 
 
+def write_items(folder, dim=4, cells=6, seed=0, vocabulary=None):
+    """The cell is that of the largest of ``cells`` linear maps; the encoder adds a vector for each number and category.
+
+    ``vocabulary`` is of one categorical and one numeric column, or None for a model without features.
+    """
+    rng = np.random.default_rng(seed + 1)
+    to_cells = rng.normal(size=(dim, cells)).astype(np.float32)
+    place = _graph(
+        [
+            helper.make_node("Identity", ["raw"], ["vectors"]),
+            helper.make_node("MatMul", ["raw", "to_cells"], ["scores"]),
+            helper.make_node("ArgMax", ["scores"], ["cells"], axis=1, keepdims=0),
+        ],
+        [("raw", F32, ["b", dim])],
+        [("vectors", F32, ["b", dim]), ("cells", I64, ["b"])],
+        {"to_cells": to_cells},
+    )
+    onnx.save(place, folder / "place.onnx")
+    if vocabulary is not None:
+        (values,) = vocabulary["values"].values()
+        encoder = _graph(
+            [
+                helper.make_node("MatMul", ["numbers", "of_numbers"], ["first"]),
+                helper.make_node("Gather", ["of_codes", "codes_0"], ["wide"]),
+                helper.make_node("ReduceSum", ["wide", "one"], ["second"], keepdims=0),
+                helper.make_node("Add", ["first", "second"], ["raw"]),
+            ],
+            [("numbers", F32, ["b", 1]), ("codes_0", I64, ["b", "l"])],
+            [("raw", F32, ["b", dim])],
+            {
+                "of_numbers": rng.normal(size=(1, dim)).astype(np.float32),
+                "of_codes": rng.normal(size=(len(values) + 1, dim)).astype(np.float32),
+                "one": np.array([1], np.int64),
+            },
+        )
+        onnx.save(encoder, folder / "item_encoder.onnx")
+    (folder / "items.json").write_text(json.dumps({"dim": dim, "vocabulary": vocabulary}))
+
+
 def write_network(folder, codes=6, dim=4, max_length=5, seed=0):
     """Posterior: softmax of the summed history; vectors: the sum plus a vector of the code."""
     rng = np.random.default_rng(seed)

@@ -81,7 +81,8 @@ def without_interests(kind):
 
 def in_memory(searcher, root):
     """A bundle that was never written; its root holds no generation."""
-    return Bundle(root / "generation-000001", 1, {"model": "tiny"}, searcher)
+    path = root / "generation-000001"
+    return Bundle(path, 1, {"model": "tiny"}, searcher, path, searcher)
 
 
 def publish_films(root, moved=0):

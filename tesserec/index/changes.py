@@ -1,0 +1,185 @@
+"""What has changed in a catalogue since postings were built for it: the content of a delta generation.
+
+A :class:`Changes` is cumulative and small beside the base that it names, so a reader opens the base and one of these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from tesserec.data.ids import IdMap
+from tesserec.errors import ArtefactError, DataError
+from tesserec.index.arrays import map_array
+from tesserec.index.catalogue import Catalogue
+from tesserec.index.postings import VectorPostings
+from tesserec.index.score_postings import ScorePostings
+from tesserec.index.searcher import Searcher
+from tesserec.index.stored_ids import LaterIds
+from tesserec.index.user_side import OnnxSide
+
+FOLDER = "changes"
+_ITEM = "__item"
+Floats = NDArray[np.float32]
+Items = NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Changes:
+    """All that has changed on top of a base.
+
+    Attributes
+    ----------
+    items
+        Items whose vectors are not the base's: those that came later, and re-encoded ones; rising, int32 ``(n,)``.
+    vectors, cells
+        Theirs, float32 ``(n, width)`` and int32 ``(n,)``.
+    removed
+        Items that are gone, rising, int32.
+    rows
+        Rows of the item table that differ from the base's or follow it: the item's index as ``__item``, then the
+        table's columns.
+    size
+        Number of item indices, those of removed items included.
+    """
+
+    items: Items
+    vectors: Floats
+    cells: Items
+    removed: Items
+    rows: pl.DataFrame
+    size: int
+
+    @classmethod
+    def none(cls, base: Searcher) -> Self:
+        """Nothing on top of a base yet."""
+        width = base.postings.dim if isinstance(base.postings, VectorPostings) else 0
+        rows = base.catalogue.table.clear().select(pl.lit(0, pl.Int32).alias(_ITEM), pl.all())
+        nothing = np.empty(0, np.int32)
+        return cls(nothing, np.empty((0, width), np.float32), nothing, nothing, rows, len(base.catalogue))
+
+    def with_items(self, items: Items, vectors: Floats, cells: Items) -> Self:
+        """The same, with vectors and cells of some items, which are removed no longer."""
+        kept = ~np.isin(self.items, items)
+        all_items = np.concatenate([self.items[kept], items]).astype(np.int32)
+        order = np.argsort(all_items)
+        return replace(
+            self,
+            items=all_items[order],
+            vectors=np.concatenate([self.vectors[kept], vectors])[order],
+            cells=np.concatenate([self.cells[kept], cells]).astype(np.int32)[order],
+            removed=np.setdiff1d(self.removed, items).astype(np.int32),
+            size=max(self.size, int(items.max(initial=-1)) + 1),
+        )
+
+    def with_rows(self, items: Items, table: pl.DataFrame) -> Self:
+        """The same, with rows of the item table, in the order of ``items``."""
+        new = table.select(pl.Series(_ITEM, items.astype(np.int32)), pl.all())
+        kept = self.rows.filter(~pl.col(_ITEM).is_in(items.tolist()))
+        rows = pl.concat([kept, new.select(kept.columns)]).sort(_ITEM)
+        return replace(self, rows=rows, size=max(self.size, int(items.max(initial=-1)) + 1))
+
+    def without(self, items: Items) -> Self:
+        """The same, with some items gone."""
+        kept = ~np.isin(self.items, items)
+        return replace(
+            self,
+            items=self.items[kept],
+            vectors=self.vectors[kept],
+            cells=self.cells[kept],
+            removed=np.union1d(self.removed, items).astype(np.int32),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write into a folder of its own inside an existing directory."""
+        (place := folder / FOLDER).mkdir()
+        for name, dtype in (("items", "<i4"), ("vectors", "<f4"), ("cells", "<i4"), ("removed", "<i4")):
+            np.save(place / f"{name}.npy", np.ascontiguousarray(getattr(self, name), dtype))
+        np.save(place / "size.npy", np.array([self.size], "<i8"))
+        self.rows.write_parquet(place / "rows.parquet")
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        ArtefactError
+            If a file is missing, damaged or does not fit the others.
+        """
+        place = folder / FOLDER
+        names = ("items", "cells", "removed")
+        items, cells, removed = (np.array(map_array(place / f"{name}.npy", "<i4", 1)) for name in names)
+        vectors = np.array(map_array(place / "vectors.npy", "<f4", 2))
+        try:
+            rows = pl.read_parquet(place / "rows.parquet")
+        except (FileNotFoundError, pl.exceptions.PolarsError) as error:
+            raise ArtefactError(
+                f"{place / 'rows.parquet'} cannot be read ({error}); go back to an earlier one"
+            ) from None
+        if not len(items) == len(vectors) == len(cells):
+            raise ArtefactError(f"{place} holds {len(items)} items, {len(vectors)} vectors and {len(cells)} cells")
+        return cls(items, vectors, cells, removed, rows, int(map_array(place / "size.npy", "<i8", 1)[0]))
+
+    def on(self, base: Searcher, facts: dict[str, Any]) -> Searcher:
+        """A base with these changes on top; interests keep the names that they have in the base.
+
+        Raises
+        ------
+        ArtefactError
+            If they do not go with that base.
+        """
+        try:
+            postings = self._postings(base)
+        except DataError as error:
+            raise ArtefactError(f"the changes do not go with their base ({error}); publish again") from None
+        side = base.side
+        if isinstance(side, OnnxSide) and isinstance(postings, VectorPostings):
+            side = side.with_vectors(postings.vectors_of)
+        catalogue = self.catalogue(base.catalogue)
+        return Searcher(catalogue, side, postings, base.policy, base.names, facts, base.calibration)
+
+    def _postings(self, base: Searcher) -> VectorPostings | ScorePostings:
+        if isinstance(base.postings, VectorPostings):
+            return base.postings.with_delta(self.items, self.vectors, self.cells, self.removed, self.size)
+        assert isinstance(base.postings, ScorePostings)
+        none = np.empty(0, np.int64)
+        nothing = ScorePostings.build(
+            none, none, np.empty(0, np.float32), n_codes=base.postings.codes, size=base.postings.size
+        )
+        return base.postings.with_delta(nothing, self.removed)
+
+    def catalogue(self, base: Catalogue) -> Catalogue:
+        """The catalogue of a base with these changes on top."""
+        first = len(base)
+        later = self.rows.filter(pl.col(_ITEM) >= first)
+        items: IdMap = base.items
+        if later.height:
+            items = LaterIds(base.items, later["id"], set(self.removed.tolist()))
+        counts = np.append(base.counts, np.zeros(later.height, np.int64)) if later.height else base.counts
+        return Catalogue(items, lambda: self._table(base.table), base.roles, base.exclude_seen, counts)
+
+    def _table(self, table: pl.DataFrame) -> pl.DataFrame:
+        later = self.rows.filter(pl.col(_ITEM) >= table.height).drop(_ITEM)
+        changed = self.rows.filter(pl.col(_ITEM) < table.height)
+        if changed.height:
+            places = changed[_ITEM].to_numpy().astype(np.int64)
+            chosen = np.arange(table.height)
+            chosen[places] = table.height + np.arange(changed.height)
+            table = pl.concat([table, changed.drop(_ITEM)])[chosen]
+        return pl.concat([table, later]) if later.height else table
+
+    def find(self, base: Catalogue, ids: pl.Series) -> Items:
+        """Index of each id, of removed ones too; -1 where it was never there."""
+        found = base.items.encode(ids.to_list())
+        later = self.rows.filter(pl.col(_ITEM) >= len(base))
+        index = dict(zip(later["id"].to_list(), later[_ITEM].to_list(), strict=True))
+        return np.array(
+            [index.get(one, -1) if at < 0 else at for at, one in zip(found, ids.to_list(), strict=True)], np.int32
+        )
