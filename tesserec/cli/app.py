@@ -11,6 +11,7 @@ from tesserec.cli.ablate import ablate
 from tesserec.cli.bundles import index, interests, recommend, rollback
 from tesserec.cli.demo import demo
 from tesserec.cli.info import info, recipe
+from tesserec.cli.items import app as items
 from tesserec.cli.measuring import compare, evaluate
 from tesserec.cli.prepare import prepare
 from tesserec.cli.serve import serve
@@ -65,3 +66,5 @@ for command in (
     demo,
 ):
     app.command()(command)
+
+app.add_typer(items, name="items")

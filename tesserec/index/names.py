@@ -35,7 +35,7 @@ def name_interests(catalogue: Catalogue, postings: VectorPostings) -> pl.DataFra
     categories = _categories(catalogue, postings)
     rows = []
     for code in range(postings.cells):
-        items = postings.items[postings.offsets[code] : postings.offsets[code + 1]]
+        items = postings.items_of(code)
         typical = [titles[int(item)] for item in typical_items(catalogue, postings, code, _SHOWN)]
         found = categories.get(code, [])
         traffic = int(catalogue.counts[items].sum())
@@ -59,8 +59,8 @@ def _name(categories: list[str], typical: list[str]) -> str:
 
 def typical_items(catalogue: Catalogue, postings: VectorPostings, code: int, n: int) -> NDArray[np.int32]:
     """At most ``n`` popular items nearest to the cell's mean by cosine, nearest first."""
-    part = slice(postings.offsets[code], postings.offsets[code + 1])
-    items, vectors = np.asarray(postings.items[part]), np.asarray(postings.vectors[part], np.float64)
+    items = postings.items_of(code)
+    vectors = postings.vectors_of(items).astype(np.float64)
     if not len(items):
         return items
     counts = catalogue.counts[items]
@@ -102,7 +102,7 @@ def _scored_values(catalogue: Catalogue, postings: VectorPostings, column: str) 
     if table.schema["value"].is_numeric():
         readable = pl.lit(f"{column} ") + readable
     table = table.drop_nulls("value").with_columns(value=readable).unique(["item", "value"])
-    sizes = pl.DataFrame({"cell": np.arange(postings.cells, dtype=np.int32), "size": np.diff(postings.offsets)})
+    sizes = pl.DataFrame({"cell": np.arange(postings.cells, dtype=np.int32), "size": postings.live_sizes})
     share = pl.col("count") / pl.col("size")
     lift = share / (pl.col("total") / postings.size)
     return (

@@ -10,6 +10,7 @@ postings that never change, and a search visits both segments of every cell.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +23,10 @@ from typing_extensions import Self
 from tesserec.data.histories import Histories
 from tesserec.errors import ArtefactError, DataError, UserError
 from tesserec.index.arrays import check_offsets, check_rows, facts_of, map_array, number_of, save_arrays
-from tesserec.index.filters import Bits, Blocked, bitmap
+from tesserec.index.filters import NOTHING, Bits, Blocked, bitmap, union
 from tesserec.index.scan import TILE, Segment, Tiles, make_tiles, segment_of, tile_offsets_of
 from tesserec.index.score_postings import ScorePostings
-from tesserec.index.topk import ItemVectors, frozen, item_vectors
+from tesserec.index.topk import ItemVectors, TopK, frozen, item_vectors, merge_topk
 
 Floats = NDArray[np.float32]
 Items = NDArray[np.int32]
@@ -135,6 +136,35 @@ class VectorPostings:
         """Bitmap of the items whose rows in the base segment are removed or superseded; may be empty."""
         return np.empty(0, np.uint8) if self.delta is None else self.delta.dead
 
+    def items_of(self, cell: int) -> Items:
+        """Items that lie in a cell now, those of the base first."""
+        items = np.asarray(self.items[self.offsets[cell] : self.offsets[cell + 1]])
+        if self.delta is None:
+            return items
+        own = self.delta.rows.items_of(cell)
+        return np.concatenate([items[~self._is_dead(items)], self.delta.ids[own]])
+
+    @cached_property
+    def live_sizes(self) -> Ints:
+        """Items that lie in each cell now, int64 ``(cells,)``."""
+        if self.delta is None:
+            return self.sizes
+        gone = np.flatnonzero(np.unpackbits(self.dead, bitorder="little"))
+        return np.asarray(self.sizes - np.bincount(self._base_cells(gone), minlength=self.cells), np.int64)
+
+    def _is_dead(self, items: Items) -> NDArray[np.bool_]:
+        return np.asarray((self.dead[items >> 3] >> (items & 7)) & 1, np.bool_) if len(self.dead) else items < 0
+
+    def _base_cells(self, items: NDArray[np.integer[Any]]) -> Ints:
+        return np.asarray(np.searchsorted(self.offsets, self.place[items], side="right") - 1)
+
+    def unit(self) -> Self:
+        """The same with vectors of length one; a zero vector stays zero."""
+        lengths = np.linalg.norm(self.vectors, axis=1, keepdims=True)
+        directions = np.asarray(self.vectors / np.where(lengths > 0, lengths, 1), np.float32)
+        delta = None if self.delta is None else replace(self.delta, rows=self.delta.rows.unit())
+        return replace(self, vectors=directions, delta=delta)
+
     @cached_property
     def cell_of(self) -> Items:
         """Cell of each item, int32 ``(size,)``; of a removed one the last it had. Costs a pass over the catalogue."""
@@ -143,7 +173,7 @@ class VectorPostings:
     def cells_of(self, items: NDArray[np.integer[Any]]) -> Items:
         """Cells of items, int32, of the shape of ``items``."""
         base, local = self._split(items)
-        cells = np.searchsorted(self.offsets, self.place[base], side="right") - 1
+        cells = self._base_cells(base)
         if self.delta is not None:
             cells[local >= 0] = self.delta.rows.cells_of(local[local >= 0])
         return np.asarray(cells, dtype=np.int32)
@@ -306,6 +336,32 @@ class Delta:
         if len(bits):
             bits = bitmap(np.flatnonzero((bits[self.ids >> 3] >> (self.ids & 7)) & 1), len(self.ids))
         return Blocked(listed[listed >= 0].astype(np.int32), bits)
+
+
+def both_segments(
+    postings: VectorPostings,
+    search: Callable[[VectorPostings, Histories | None, Blocked], TopK],
+    unwanted: Histories | None,
+    blocked: Blocked = NOTHING,
+) -> TopK:
+    """The best of the base and of what lies on top of it.
+
+    Parameters
+    ----------
+    search
+        Searches postings without a delta, leaving out unwanted and blocked items.
+    unwanted
+        Items that each query must not be given.
+    """
+    delta = postings.delta
+    best = search(postings, unwanted, union(blocked, postings.dead))
+    if delta is None or not len(delta.ids):
+        return best
+    found, scores = search(
+        delta.rows, None if unwanted is None else delta.local_rows(unwanted), delta.local_blocked(blocked)
+    )
+    named = np.where(found >= 0, delta.ids[np.maximum(found, 0)], -1).astype(np.int32)
+    return merge_topk(best, (named, scores))
 
 
 @dataclass(frozen=True)

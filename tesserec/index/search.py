@@ -20,15 +20,15 @@ from tesserec.errors import ConfigError, DataError
 from tesserec.index.contract import Candidates, Encoded, Floats, Policy, UserSide, Visits
 from tesserec.index.dense import best_of_all
 from tesserec.index.exploration import draws_of, propensity_of, race_weights, tempered
-from tesserec.index.filters import NOTHING, Blocked, union
+from tesserec.index.filters import NOTHING, Blocked
 from tesserec.index.interests import Choice, choose, choose_from_history
 from tesserec.index.kernels import empty_rows, ordered_rows
 from tesserec.index.lists import sum_lists
 from tesserec.index.merge import log_chances, merge_interests, no_candidates
-from tesserec.index.postings import EveryItem, Postings, VectorPostings
+from tesserec.index.postings import EveryItem, Postings, VectorPostings, both_segments
 from tesserec.index.scan import best_together
 from tesserec.index.score_postings import ScorePostings
-from tesserec.index.topk import TopK, cells_topk, exact_topk, in_threads, merge_topk
+from tesserec.index.topk import TopK, cells_topk, exact_topk, in_threads
 from tesserec.index.user_side import DenseSide, ScoreSide
 from tesserec.index.within import BLOCK, Users, search_within
 
@@ -356,15 +356,7 @@ def _search(
             queries, part.table, part.offsets, rows, k, exclude=exclude, blocked=blocked, budget_mb=budget
         )
 
-    delta = postings.delta
-    best = search(postings, unwanted, union(request.blocked, postings.dead))
-    if delta is None or not len(delta.ids):
-        return best
-    found, scores = search(
-        delta.rows, None if unwanted is None else delta.local_rows(unwanted), delta.local_blocked(request.blocked)
-    )
-    named = np.where(found >= 0, delta.ids[np.maximum(found, 0)], -1).astype(np.int32)
-    return merge_topk(best, (named, scores))
+    return both_segments(postings, search, unwanted, request.blocked)
 
 
 def visits_of(posterior: Floats, visited: NDArray[np.bool_], sizes: NDArray[np.int64]) -> Visits:

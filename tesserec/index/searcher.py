@@ -22,10 +22,10 @@ from tesserec.index.contract import Candidates, Floats, Merge, Policy, Select, S
 from tesserec.index.diversify import diverse, item_categories
 from tesserec.index.filters import NOTHING, Filter
 from tesserec.index.names import name_interests
-from tesserec.index.postings import Postings, VectorPostings
+from tesserec.index.postings import Postings, VectorPostings, both_segments
 from tesserec.index.score_postings import ScorePostings
 from tesserec.index.search import Progress, check_fit, has_interests, known_cells, retrieve
-from tesserec.index.topk import ItemVectors, exact_topk, item_vectors
+from tesserec.index.topk import exact_topk
 from tesserec.index.user_side import DenseSide, ScoreSide
 
 
@@ -326,8 +326,14 @@ class Searcher:
     def _similar(self, indices: NDArray[np.int32], k: int) -> tuple[NDArray[np.int32], Floats]:
         if isinstance(self.postings, VectorPostings):
             itself = Histories.from_offsets(indices, np.arange(len(indices) + 1))
-            directions = self._directions
-            return exact_topk(directions.vectors[directions.place[indices]], directions, k, exclude=itself)
+            unit = self._directions
+            return both_segments(
+                unit,
+                lambda part, unwanted, blocked: exact_topk(
+                    unit.vectors_of(indices), part.table, k, exclude=unwanted, blocked=blocked
+                ),
+                itself,
+            )
         if not isinstance(self.postings, ScorePostings) or not self.postings.keyed_by_item:
             raise UserError("this model does not compare items; item-kNN and models with vectors do")
         found = np.full((len(indices), k), -1, np.int32)
@@ -339,9 +345,7 @@ class Searcher:
         return found, scores
 
     @cached_property
-    def _directions(self) -> ItemVectors:
-        """Unit vectors in the order of the postings; a zero vector stays zero."""
+    def _directions(self) -> VectorPostings:
+        """The postings with unit vectors."""
         assert isinstance(self.postings, VectorPostings)
-        lengths = np.linalg.norm(self.postings.vectors, axis=1, keepdims=True)
-        directions = np.asarray(self.postings.vectors / np.where(lengths > 0, lengths, 1), np.float32)
-        return item_vectors(directions, self.postings.items)
+        return self.postings.unit()

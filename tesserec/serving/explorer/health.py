@@ -58,7 +58,7 @@ def generation_health(bundle: Bundle) -> GenerationHealth:
     if (reason := why_no_interests(searcher)) is not None:
         return facts.model_copy(update={"problem": reason})
     assert isinstance(searcher.postings, VectorPostings)
-    sizes = np.diff(searcher.postings.offsets)
+    sizes = searcher.postings.live_sizes
     figures = {
         "cells": len(sizes),
         "dead": int((sizes == 0).sum()),

@@ -68,7 +68,7 @@ def interest_map(searcher: Searcher, traffic: Mapping[int, int] | None = None) -
         If the model has no interests.
     """
     postings, names = _with_interests(searcher)
-    sizes = np.diff(postings.offsets)
+    sizes = postings.live_sizes
     visits = _visits(searcher, traffic)
     total = max(int(visits.sum()), 1)
     plan = _plan(searcher)
@@ -109,7 +109,7 @@ def interest_page(searcher: Searcher, interest: int, traffic: Mapping[int, int] 
     postings, names = _with_interests(searcher)
     if not 0 <= interest < postings.cells:
         raise UserError(f"interest {interest} does not exist; this model has 0 to {postings.cells - 1}")
-    items = np.asarray(postings.items[postings.offsets[interest] : postings.offsets[interest + 1]])
+    items = postings.items_of(interest)
     catalogue, plan = searcher.catalogue, _plan(searcher)
     by = _age_column(catalogue)
     near = plan.nearest(interest)
@@ -162,7 +162,7 @@ class _Plan:
 @lru_cache(maxsize=1)  # a generation never changes, and one is served at a time
 def _plan(searcher: Searcher) -> _Plan:
     postings, _ = _with_interests(searcher)
-    sizes = np.diff(postings.offsets)
+    sizes = postings.live_sizes
     means = cell_means(postings)
     held = sizes > 0
     centred = np.zeros_like(means)
