@@ -295,8 +295,16 @@ def test_a_reader_shares_the_base_with_the_generation_before(root):
 
 SETUP = """
 import shutil
+import numpy as np
 from tesserec.index.bundle import Bundle, rollback
 from tesserec.index.living import remove_items
+from tesserec.index.stored_ids import StoredIds
+import pathlib, polars as pl, tempfile
+folder = pathlib.Path(tempfile.mkdtemp())
+np.save(folder / "id_order.npy", np.zeros(1, "<i4"))
+np.save(folder / "id_ends.npy", np.array([0, 1], "<i8"))
+np.save(folder / "ids.npy", np.array([65], np.uint8))
+assert StoredIds(folder, pl.String(), list).encode(["A"]) == [0]  # numba loads itself, once for all children
 """
 CHECK = f"""
 bundle = Bundle.open(root)
