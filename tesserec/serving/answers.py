@@ -83,7 +83,8 @@ def _filter(served: Served, given: FilterSettings) -> Filter:
 
 def _recommended(served: Served, found: Candidates, row: int, unknown: list[Any]) -> Recommended:
     n = int(np.count_nonzero(found.items[row] >= 0))
-    items = from_ids(served.searcher.catalogue.items.values.gather(found.items[row, :n]))
+    ids = served.searcher.catalogue.items
+    items = to_json(ids.take(found.items[row, :n]), ids.values.dtype)
     codes = found.interests[row, :n].tolist()
     chances = found.probability[row, :n].tolist()
     scores, explored = found.scores[row, :n].tolist(), found.explored[row, :n].tolist()
@@ -127,8 +128,9 @@ def similar(served: Served, items: Sequence[Any], k: int) -> Similar:
     asked = list(dict.fromkeys(_to_ids(served, items)))
     found: dict[Any, list[Neighbour]] = {item: [] for item in asked}
     table = served.searcher.similar_items(asked, k)
-    columns = (from_ids(table["item"]), from_ids(table["similar"]), table["score"].to_list())
-    rows = dict(zip(from_ids(pl.Series(asked)), found.values(), strict=True))
+    kind = table["item"].dtype
+    columns = (*(to_json(table[name].to_list(), kind) for name in ("item", "similar")), table["score"].to_list())
+    rows = dict(zip(to_json(asked, kind), found.values(), strict=True))
     for item, neighbour, score in zip(*columns, strict=True):
         rows[item].append(Neighbour(neighbour, score))
     lists = [SimilarTo(item, neighbours) for item, neighbours in rows.items()]
@@ -152,8 +154,8 @@ def _to_ids(served: Served, items: Sequence[Any]) -> list[Any]:
         raise DataError(f"an id cannot be {ids.values.dtype}, as ids here are ({error})") from None
 
 
-def from_ids(ids: pl.Series) -> list[Any]:
-    """Ids as JSON can hold them."""
-    if ids.dtype == pl.Binary:
-        return [one.decode(errors="replace") for one in ids.to_list()]
-    return ids.to_list() if ids.dtype.is_numeric() or ids.dtype == pl.String else [str(one) for one in ids.to_list()]
+def to_json(ids: list[Any], kind: pl.DataType) -> list[Any]:
+    """Ids of some type as JSON can hold them."""
+    if kind == pl.Binary:
+        return [one.decode(errors="replace") for one in ids]
+    return ids if kind.is_numeric() or kind == pl.String else [str(one) for one in ids]

@@ -6,10 +6,10 @@ Methods that answer are coroutines; the search runs in threads, so that the even
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -29,6 +29,7 @@ from tesserec.serving.metrics import Metrics, forget_dead_workers
 from tesserec.serving.settings import Settings
 from tesserec.serving.state import EventStore, StoredEvent, microseconds, now, open_store
 from tesserec.serving.swap import Generations, Outcome, Served
+from tesserec.serving.traffic import Traffic
 
 logger = logging.getLogger(__name__)
 
@@ -55,14 +56,16 @@ class Service:
         self.log = None
         if settings.candidate_log is not None:
             self.log = CandidateLog(Path(settings.candidate_log), self.metrics.log_errors.inc)
-        self._threads = ThreadPoolExecutor(settings.threads, "search")
-        self._traffic: Counter[int] = Counter()
+        self._threads = ThreadPoolExecutor(settings.searches, "search")
+        self._traffic = Traffic(0, 0)
         self._pruning: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Open and check the first generation, then watch for others, and begin to forget old events."""
         forget_dead_workers()
         await asyncio.to_thread(self.generations.start)
+        gc.collect()
+        gc.freeze()  # a full collection would walk all that is loaded by now, and hold a request up for as long
         if self.store is not None and self.settings.retention is not None:
             self._pruning = asyncio.create_task(self._prune())
 
@@ -182,8 +185,8 @@ class Service:
         return None if self.store is None else self.store.history(user, schemas.MOST_EVENTS) or None
 
     def traffic(self) -> Mapping[int, int]:
-        """Candidates that each interest has brought in this process."""
-        return self._traffic
+        """Candidates that each interest of the generation in service has brought, in all workers."""
+        return self._traffic.counts()
 
     def _needed_store(self) -> EventStore:
         if self.store is None:
@@ -218,7 +221,8 @@ class Service:
         self.metrics.candidates.labels("true").inc(explored)
         self.metrics.candidates.labels("false").inc(sum(len(user.candidates) for user in found) - explored)
         for user in found:
-            self._traffic.update(one.interest for one in user.candidates if one.interest is not None)
+            if served.bundle.generation == self._traffic.generation:
+                self._traffic.add(one.interest for one in user.candidates)
         if self.log is not None:
             policy = asdict(answers.policy_of(served.searcher.policy, question.policy))
             facts = {"request": name, "time": datetime.now(timezone.utc), "generation": served.bundle.generation}
@@ -229,7 +233,8 @@ class Service:
         self.metrics.swaps.labels(outcome).inc()
         if outcome == "served":
             self.metrics.generation.set(generation)
-            self._traffic = Counter()
+            assert self.generations.current is not None
+            self._traffic = Traffic(generation, len(self.generations.current.names))
 
     async def _prune(self) -> None:
         while True:
