@@ -39,7 +39,7 @@ def serve(
         Path | None,
         typer.Option(metavar="FOLDER", help="Log what is recommended, as JSON lines.", show_default=False),
     ] = None,
-    queue: Annotated[int, typer.Option(help="Users in work or waiting in a worker before 429 is answered.")] = 32,
+    queue: Annotated[int, typer.Option(help="Searches in work or waiting in a worker before 429 is answered.")] = 32,
     explorer: Annotated[bool, typer.Option(help="Serve the page that shows what the model believes.")] = True,
 ) -> None:
     """Serve the newest generation of a bundle over HTTP; a new one is picked up while requests go on.

@@ -216,10 +216,11 @@ class TesseraNetwork(Network):
 
     @torch.no_grad()
     def welcome(self, new: Tensor) -> None:
-        """See :meth:`Network.welcome`: into the part whose mean is nearest, and so into its cell."""
+        """See :meth:`Network.welcome`: into the part with items whose mean is nearest, and so into its cell."""
         items = self.items.all()
         if self.version:
-            self.part_of[new] = torch.cdist(items[new], self.means).argmin(1)
+            empty = self.log_sizes == -torch.inf  # their means are zero, which says nothing
+            self.part_of[new] = torch.cdist(items[new], self.means).masked_fill(empty, torch.inf).argmin(1)
         self._measure(items)
 
 

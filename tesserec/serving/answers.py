@@ -12,10 +12,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tesserec.errors import DataError
+from tesserec.errors import ConfigError, DataError
 from tesserec.index.contract import Candidates, Policy
+from tesserec.index.exploration import draws_of
 from tesserec.index.filters import Filter
 from tesserec.serving.schemas import (
+    MOST_SEARCHES,
     Candidate,
     FilterSettings,
     Interest,
@@ -67,6 +69,23 @@ def policy_of(own: Policy, given: PolicySettings | None) -> Policy:
     if given is None:
         return own
     return replace(own, **{name: value for name, value in msgspec.structs.asdict(given).items() if value is not None})
+
+
+def searches_of(served: Served, users: int, question: Question) -> int:
+    """Searches that a question costs: a drawn list with propensities repeats its own.
+
+    Raises
+    ------
+    ConfigError
+        Where they are more than a request may ask for.
+    """
+    searches = users * draws_of(policy_of(served.searcher.policy, question.policy))
+    if searches > MOST_SEARCHES:
+        raise ConfigError(
+            f"{users} users with their repeats are {searches} searches, and a request may ask for {MOST_SEARCHES}; "
+            "set policy.repeats lower, or ask for fewer users at once"
+        )
+    return searches
 
 
 def _filter(served: Served, given: FilterSettings) -> Filter:

@@ -16,6 +16,7 @@ MOST_CANDIDATES = 1_000
 MOST_USERS = 256
 MOST_INTERESTS = 64
 MOST_REPEATS = 200
+MOST_SEARCHES = 1_000
 MOST_NEW_EVENTS = 1_000
 
 ItemId = Annotated[str, Meta(max_length=512)] | int | float

@@ -105,7 +105,7 @@ class Service:
             rest = (getattr(found, field) for field in found.__struct_fields__)
             return schemas.Recommendation(*rest, generation=served.bundle.generation, as_of=as_of, request=name)
 
-        return await self._compute(1, "/v1/recommend", answer)
+        return await self._compute(answers.searches_of(served, 1, question), "/v1/recommend", answer)
 
     async def recommend_batch(self, asked: schemas.BatchRequest) -> schemas.Recommendations:
         """Candidates of several users."""
@@ -118,7 +118,8 @@ class Service:
             self._note(served, name, question, found)
             return schemas.Recommendations(served.bundle.generation, as_of, name, found)
 
-        return await self._compute(len(asked.histories), "/v1/recommend/batch", answer)
+        searches = answers.searches_of(served, len(asked.histories), question)
+        return await self._compute(searches, "/v1/recommend/batch", answer)
 
     async def interests(self, asked: schemas.InterestsRequest) -> schemas.Interests:
         """The likeliest interests of one user."""

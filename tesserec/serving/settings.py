@@ -32,7 +32,7 @@ class Settings:
     threads
         Searches that run at once in one worker; None shares the machine's cores among the workers.
     queue
-        Users whose answers may be computed or waited for at once in one worker; further requests get 429.
+        Searches that may be in work or waited for at once in one worker; further requests get 429.
     body
         Largest request body in bytes.
     state
