@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from service_world import TOKEN, Server, bundle, quantiles, serving
+from service_world import PATH, TOKEN, Server, bundle, quantiles, serving
 
 ROOT = Path(__file__).parent.parent
 
