@@ -1,6 +1,6 @@
 """The service under load, swaps and kills, on this machine, over loopback.
 
-    python benchmarks/service.py load [--seconds 600] [--rate 200] [--items 1000000] [--workers 1] [--threads 2]
+    python benchmarks/service.py load [--seconds 600] [--rate 200] [--items 1000000] [--workers 2] [--threads 2]
     python benchmarks/service.py overhead | overload | event | swaps [--count 100] | kills [--count 50] | install
 
 Each command writes its part of ``benchmarks/results/service.json`` and leaves the others. The bundle has no trained
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "tesserec-service")
     parser.add_argument("--items", type=int, default=1_000_000)
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2, help="searches at once in a worker")
     parser.add_argument("--rate", type=float, default=200)
     parser.add_argument("--seconds", type=int, default=None, help="600 for load, 20 for overload")

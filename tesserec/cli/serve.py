@@ -15,11 +15,8 @@ def serve(
     bundles: Root,
     host: Annotated[str, typer.Option(help="Address to listen on; others than loopback need a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8080,
-    workers: Annotated[int, typer.Option(help="Processes; all map the same files. One is best on a few cores.")] = 1,
-    threads: Annotated[
-        int | None,
-        typer.Option(help="Searches at once in a process; else all cores are shared out.", show_default=False),
-    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes, best one a core; all map the same files.")] = 1,
+    threads: Annotated[int, typer.Option(help="Searches at once in a process.")] = 2,
     state: Annotated[
         str | None,
         typer.Option(
@@ -48,7 +45,7 @@ def serve(
 
         tesserec serve bundles
 
-        TESSEREC_TOKEN=... tesserec serve bundles --state events.sqlite --retention 90
+        TESSEREC_TOKEN=... tesserec serve bundles --workers 2 --state events.sqlite --retention 90
 
     The API describes itself at /openapi.json. A request: curl http://127.0.0.1:8080/v1/recommend
     -H 'content-type: application/json' -d '{"history": ["i00012", "i00345"], "k": 10}'
@@ -74,6 +71,5 @@ def serve(
     )
     generation = Bundle.open(bundles).generation
     rights = "everybody may write" if no_auth else "writes need the token" if token else "without a token no writes"
-    searches = f"{workers} worker(s) of {settings.searches} search(es) at once"
-    say(f"serving generation {generation} of {bundles} at http://{host}:{port} with {searches}; {rights}")
+    say(f"serving generation {generation} of {bundles} at http://{host}:{port} with {workers} worker(s); {rights}")
     run(settings)

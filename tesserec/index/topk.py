@@ -288,7 +288,7 @@ def _lengths(vectors: Floats, what: str) -> NDArray[np.float64]:
 
 def in_threads(rows: int, work: Callable[[int, int], Result]) -> list[Result]:
     """What ``work(begin, end)`` gives for as many parts of the rows as there are cores; kernels hold no lock."""
-    workers = min(cores(), max(1, rows // 16))
+    workers = min(_cores(), max(1, rows // 16))
     if workers == 1:
         return [work(0, rows)]
     edges = np.linspace(0, rows, workers + 1).astype(int).tolist()
@@ -296,8 +296,7 @@ def in_threads(rows: int, work: Callable[[int, int], Result]) -> list[Result]:
         return list(pool.map(work, edges[:-1], edges[1:]))
 
 
-def cores() -> int:
-    """Cores that this process may use."""
+def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -56,7 +56,7 @@ class Service:
         self.log = None
         if settings.candidate_log is not None:
             self.log = CandidateLog(Path(settings.candidate_log), self.metrics.log_errors.inc)
-        self._threads = ThreadPoolExecutor(settings.searches, "search")
+        self._threads = ThreadPoolExecutor(settings.threads, "search")
         self._traffic = Traffic(0, 0)
         self._pruning: asyncio.Task[None] | None = None
 

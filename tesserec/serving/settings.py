@@ -11,7 +11,6 @@ import msgspec
 from typing_extensions import Self
 
 from tesserec.errors import ConfigError
-from tesserec.index.topk import cores
 
 TOKEN = "TESSEREC_TOKEN"
 _LEAST_TOKEN = 16
@@ -30,7 +29,7 @@ class Settings:
     workers
         Processes; all map the same files.
     threads
-        Searches that run at once in one worker; None shares the machine's cores among the workers.
+        Searches that run at once in one worker; with two a short one need not wait for a long one.
     queue
         Searches that may be in work or waited for at once in one worker; further requests get 429.
     body
@@ -55,7 +54,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8080
     workers: int = 1
-    threads: int | None = None
+    threads: int = 2
     queue: int = 32
     body: int = 1 << 20
     state: str | None = None
@@ -68,7 +67,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("workers", "threads", "queue", "body"):
-            if (value := getattr(self, name)) is not None and value < 1:
+            if (value := getattr(self, name)) < 1:
                 raise ConfigError(f"{name} = {value}; expected at least 1")
         for name in ("poll", "retention"):
             if (value := getattr(self, name)) is not None and not value > 0:
@@ -84,11 +83,6 @@ class Settings:
                 f"{self.host} can be reached from other machines, and there is no token; set {TOKEN} or --token-file, "
                 "or switch authentication off with --no-auth"
             )
-
-    @property
-    def searches(self) -> int:
-        """Threads of one worker."""
-        return self.threads or max(1, cores() // self.workers)
 
     def to_json(self) -> str:
         """For :meth:`from_json` in a worker process."""

@@ -15,14 +15,6 @@ from tests.serving.conftest import AUTHORISED, TOKEN, client_of
 ASK = "/v1/recommend"
 
 
-def test_workers_share_out_the_cores(monkeypatch):
-    monkeypatch.setattr("tesserec.serving.settings.cores", lambda: 8)
-    assert [Settings("b", workers=workers).searches for workers in (1, 3, 9)] == [8, 2, 1]
-    assert Settings("b", workers=4, threads=3).searches == 3
-    with pytest.raises(ConfigError, match="threads = 0"):
-        Settings("b", threads=0)
-
-
 def test_candidates_are_those_of_the_model(network, client):
     bundle = Bundle.open(network)
     table = bundle.recommend([["i1", "i2"]], 9, explore=0.3, interests=2)
