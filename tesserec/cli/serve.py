@@ -16,6 +16,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; others than loopback need a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8080,
     workers: Annotated[int, typer.Option(help="Processes, best one a core; all map the same files.")] = 1,
+    threads: Annotated[int, typer.Option(help="Searches at once in a process.")] = 2,
     state: Annotated[
         str | None,
         typer.Option(
@@ -35,7 +36,7 @@ def serve(
         Path | None,
         typer.Option(metavar="FOLDER", help="Log what is recommended, as JSON lines.", show_default=False),
     ] = None,
-    queue: Annotated[int, typer.Option(help="Users in work or waiting in a worker before 429 is answered.")] = 32,
+    queue: Annotated[int, typer.Option(help="Searches in work or waiting in a worker before 429 is answered.")] = 32,
     explorer: Annotated[bool, typer.Option(help="Serve the page that shows what the model believes.")] = True,
 ) -> None:
     """Serve the newest generation of a bundle over HTTP; a new one is picked up while requests go on.
@@ -59,6 +60,7 @@ def serve(
         host=host,
         port=port,
         workers=workers,
+        threads=threads,
         queue=queue,
         state=state,
         retention=retention,

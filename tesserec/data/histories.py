@@ -68,6 +68,9 @@ class Histories:
 
     def compact(self) -> Histories:
         """The same rows on an array that holds nothing else."""
+        if len(self) == 1:  # a request of one user; no positions to work out
+            own = np.array(self[0], dtype=np.int32)
+            return Histories.from_offsets(own, np.array([0, len(own)]))
         offsets = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
         positions = np.arange(offsets[-1]) + np.repeat(self.starts - offsets[:-1], self.lengths)
         return Histories.from_offsets(np.asarray(self.values[positions], dtype=np.int32), offsets)

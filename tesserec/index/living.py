@@ -44,8 +44,8 @@ class Edit:
 
     Attributes
     ----------
-    generation
-        Directory of the generation that it published.
+    generation, number
+        Directory and number of the generation that it published.
     added, updated, removed
         Items.
     placed
@@ -55,6 +55,7 @@ class Edit:
     """
 
     generation: str
+    number: int
     added: int
     updated: int
     removed: int
@@ -242,7 +243,10 @@ def _edit(root: Path, change: Callable[[Bundle, Changes], tuple[Changes, Items, 
             root, facts, write=changed.save, check=lambda folder: opened.append(Changes.open(folder).on(base, facts))
         )
     counts = {"added": 0, "updated": 0, "removed": 0} | {done: count}
-    return Edit(str(target), **counts, placed=_cells_of(opened[0], placed), items=changed.size - len(changed.removed))
+    number = int(target.name.removeprefix("generation-"))
+    return Edit(
+        str(target), number, **counts, placed=_cells_of(opened[0], placed), items=changed.size - len(changed.removed)
+    )
 
 
 def _cells_of(searcher: Searcher, items: Items) -> dict[str, int]:

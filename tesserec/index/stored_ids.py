@@ -67,13 +67,13 @@ class StoredIds(IdMap):
         self._order = frozen(map_array(folder / "id_order.npy", "<i4", 1))
         self._ends: NDArray[np.int64] | None = None
         if dtype == pl.String:
-            self._ids = frozen(map_array(folder / "ids.npy", "|u1", 1))
+            self._held = frozen(map_array(folder / "ids.npy", "|u1", 1))
             self._ends = frozen(map_array(folder / "id_ends.npy", "<i8", 1))
-            fits = len(self._ends) == len(self._order) + 1 and int(self._ends[-1]) == len(self._ids)
+            fits = len(self._ends) == len(self._order) + 1 and int(self._ends[-1]) == len(self._held)
         else:
             width = pl.Series([0], dtype=dtype).to_numpy().dtype.str[1:]
-            self._ids = frozen(map_array(folder / "ids.npy", f"|{width}" if width[1:] == "1" else f"<{width}", 1))
-            fits = len(self._ids) == len(self._order)
+            self._held = frozen(map_array(folder / "ids.npy", f"|{width}" if width[1:] == "1" else f"<{width}", 1))
+            fits = len(self._held) == len(self._order)
         if not fits:
             raise ArtefactError(f"{folder / 'ids.npy'} does not go with id_order.npy; publish again")
 
@@ -109,17 +109,21 @@ class StoredIds(IdMap):
 
     def _numbers(self, asked: list[Any]) -> tuple[list[int], Items]:
         """Which of the asked ids can be one of these, and where they are."""
-        limits = np.iinfo(self._ids.dtype)
+        limits = np.iinfo(self._held.dtype)
         whole = {row: number for row, i in enumerate(asked) if (number := _whole(i)) is not None}
         rows = [row for row, number in whole.items() if limits.min <= number <= limits.max]
-        numbers = frozen(np.array([whole[row] for row in rows], self._ids.dtype))
-        return rows, _find_numbers(self._ids, self._order, numbers)
+        numbers = frozen(np.array([whole[row] for row in rows], self._held.dtype))
+        return rows, _find_numbers(self._held, self._order, numbers)
 
     def _texts(self, asked: list[Any], ends: NDArray[np.int64]) -> tuple[list[int], Items]:
         rows = [row for row, i in enumerate(asked) if isinstance(i, str)]
         texts = [asked[row].encode("utf-8", "surrogatepass") for row in rows]
         wanted, wanted_ends = np.frombuffer(b"".join(texts), np.uint8), np.cumsum([0, *map(len, texts)], dtype=np.int64)
-        return rows, _find_texts(self._ids, ends, self._order, frozen(wanted), frozen(wanted_ends))
+        return rows, _find_texts(self._held, ends, self._order, frozen(wanted), frozen(wanted_ends))
+
+    def take(self, indices: NDArray[np.integer]) -> list[Any]:
+        """See :meth:`tesserec.data.ids.IdMap.take`."""
+        return [self._one(index) for index in indices.tolist()]
 
     def decode(self, indices: NDArray[np.integer]) -> pl.Series:
         """See :meth:`tesserec.data.ids.IdMap.decode`."""
@@ -129,8 +133,8 @@ class StoredIds(IdMap):
 
     def _one(self, index: int) -> Any:
         if self._ends is None:
-            return self._ids[index].item()
-        return self._ids[self._ends[index] : self._ends[index + 1]].tobytes().decode()
+            return self._held[index].item()
+        return self._held[self._ends[index] : self._ends[index + 1]].tobytes().decode()
 
 
 class LaterIds(IdMap):
@@ -177,6 +181,12 @@ class LaterIds(IdMap):
             value = asked[row]
             found[row] = self._later.get(str(value) if isinstance(value, UUID) else value, UNKNOWN)
         return found
+
+    def take(self, indices: NDArray[np.integer]) -> list[Any]:
+        """See :meth:`tesserec.data.ids.IdMap.take`."""
+        if not (indices >= len(self._base)).any():
+            return self._base.take(indices)
+        return self.decode(indices).to_list()
 
     def decode(self, indices: NDArray[np.integer]) -> pl.Series:
         """See :meth:`tesserec.data.ids.IdMap.decode`."""

@@ -66,6 +66,8 @@ def search_within(users: Users, postings: VectorPostings, choice: Choice, k: int
         unproven = np.ones(n, np.bool_)
         for start in range(first, last, BLOCK):
             part = slice(start, min(start + BLOCK, last))
+            if not unproven.any():
+                break
             rows = np.flatnonzero(unproven & (choice.codes[:, part] >= 0).any(axis=1))
             if len(rows):
                 block = _read(users, postings, choice.codes[rows, part], bases[rows, part], rows)

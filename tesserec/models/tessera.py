@@ -216,8 +216,8 @@ class TesseraNetwork(Network):
 
     def _nearest_part(self, items: Tensor) -> Tensor:
         """The nearest part that holds items, ``(items,)``."""
-        distances = torch.cdist(items, self.means)
-        return distances.masked_fill(self.log_sizes == -torch.inf, torch.inf).argmin(1)
+        empty = self.log_sizes == -torch.inf  # their means are zero, which says nothing
+        return torch.cdist(items, self.means).masked_fill(empty, torch.inf).argmin(1)
 
     @torch.no_grad()
     def place(self, vectors: Tensor) -> Tensor:
@@ -226,7 +226,7 @@ class TesseraNetwork(Network):
 
     @torch.no_grad()
     def welcome(self, new: Tensor) -> None:
-        """See :meth:`Network.welcome`: into the part whose mean is nearest, and so into its cell."""
+        """See :meth:`Network.welcome`: into the part with items whose mean is nearest, and so into its cell."""
         items = self.items.all()
         if self.version:
             self.part_of[new] = self._nearest_part(items[new])

@@ -12,10 +12,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tesserec.errors import DataError
+from tesserec.errors import ConfigError, DataError
 from tesserec.index.contract import Candidates, Policy
+from tesserec.index.exploration import draws_of
 from tesserec.index.filters import Filter
 from tesserec.serving.schemas import (
+    MOST_SEARCHES,
     Candidate,
     FilterSettings,
     Interest,
@@ -50,7 +52,7 @@ def recommend(served: Served, histories: Sequence[Sequence[Any]], question: Ques
         If a setting does not go with this model.
     """
     searcher = served.searcher
-    histories = [_to_ids(served, history) for history in histories]
+    histories = [to_ids(served, history) for history in histories]
     encoded, unknown = searcher.encode(histories)
     policy = policy_of(searcher.policy, question.policy)
     only = None if question.filter is None else _filter(served, question.filter)
@@ -69,13 +71,30 @@ def policy_of(own: Policy, given: PolicySettings | None) -> Policy:
     return replace(own, **{name: value for name, value in msgspec.structs.asdict(given).items() if value is not None})
 
 
+def searches_of(served: Served, users: int, question: Question) -> int:
+    """Searches that a question costs: a drawn list with propensities repeats its own.
+
+    Raises
+    ------
+    ConfigError
+        Where they are more than a request may ask for.
+    """
+    searches = users * draws_of(policy_of(served.searcher.policy, question.policy))
+    if searches > MOST_SEARCHES:
+        raise ConfigError(
+            f"{users} users with their repeats are {searches} searches, and a request may ask for {MOST_SEARCHES}; "
+            "set policy.repeats lower, or ask for fewer users at once"
+        )
+    return searches
+
+
 def _filter(served: Served, given: FilterSettings) -> Filter:
     """A filter by index; ids that the catalogue does not hold allow and deny nothing."""
 
     def indices(items: Sequence[Any] | None) -> NDArray[np.int32] | None:
         if items is None:
             return None
-        found = served.searcher.catalogue.items.encode(_to_ids(served, items))
+        found = served.searcher.catalogue.items.encode(to_ids(served, items))
         return found[found >= 0]
 
     return Filter(indices(given.allow), indices(given.deny), given.where)
@@ -83,7 +102,8 @@ def _filter(served: Served, given: FilterSettings) -> Filter:
 
 def _recommended(served: Served, found: Candidates, row: int, unknown: list[Any]) -> Recommended:
     n = int(np.count_nonzero(found.items[row] >= 0))
-    items = from_ids(served.searcher.catalogue.items.decode(found.items[row, :n]))
+    ids = served.searcher.catalogue.items
+    items = to_json(ids.take(found.items[row, :n]), ids.dtype)
     codes = found.interests[row, :n].tolist()
     chances = found.probability[row, :n].tolist()
     scores, explored = found.scores[row, :n].tolist(), found.explored[row, :n].tolist()
@@ -112,7 +132,7 @@ def _name(served: Served, code: int) -> str:
 
 def interests(served: Served, history: Sequence[Any], k: int) -> Interests:
     """The likeliest interests of a history; see :meth:`tesserec.index.searcher.Searcher.interests`."""
-    history = _to_ids(served, history)
+    history = to_ids(served, history)
     as_of = datetime.now(timezone.utc)
     table = served.searcher.interests([history], k)
     _, unknown = served.searcher.encode([history])
@@ -124,11 +144,12 @@ def interests(served: Served, history: Sequence[Any], k: int) -> Interests:
 
 def similar(served: Served, items: Sequence[Any], k: int) -> Similar:
     """The neighbours of each item; see :meth:`tesserec.index.searcher.Searcher.similar_items`."""
-    asked = list(dict.fromkeys(_to_ids(served, items)))
+    asked = list(dict.fromkeys(to_ids(served, items)))
     found: dict[Any, list[Neighbour]] = {item: [] for item in asked}
     table = served.searcher.similar_items(asked, k)
-    columns = (from_ids(table["item"]), from_ids(table["similar"]), table["score"].to_list())
-    rows = dict(zip(from_ids(pl.Series(asked)), found.values(), strict=True))
+    kind = table["item"].dtype
+    columns = (*(to_json(table[name].to_list(), kind) for name in ("item", "similar")), table["score"].to_list())
+    rows = dict(zip(to_json(asked, kind), found.values(), strict=True))
     for item, neighbour, score in zip(*columns, strict=True):
         rows[item].append(Neighbour(neighbour, score))
     lists = [SimilarTo(item, neighbours) for item, neighbours in rows.items()]
@@ -137,11 +158,11 @@ def similar(served: Served, items: Sequence[Any], k: int) -> Similar:
 
 def unknown_items(served: Served, items: Sequence[Any]) -> list[Any]:
     """Those of some items that the catalogue does not hold, each once."""
-    indices = served.searcher.catalogue.items.encode(_to_ids(served, items))
+    indices = served.searcher.catalogue.items.encode(to_ids(served, items))
     return list(dict.fromkeys(item for item, index in zip(items, indices, strict=True) if index < 0))
 
 
-def _to_ids(served: Served, items: Sequence[Any]) -> list[Any]:
+def to_ids(served: Served, items: Sequence[Any]) -> list[Any]:
     """Ids in the type of the catalogue: JSON has text for dates, times and bytes."""
     ids = served.searcher.catalogue.items
     if ids.dtype.is_numeric() or ids.dtype == pl.String:
@@ -152,8 +173,8 @@ def _to_ids(served: Served, items: Sequence[Any]) -> list[Any]:
         raise DataError(f"an id cannot be {ids.dtype}, as ids here are ({error})") from None
 
 
-def from_ids(ids: pl.Series) -> list[Any]:
-    """Ids as JSON can hold them."""
-    if ids.dtype == pl.Binary:
-        return [one.decode(errors="replace") for one in ids.to_list()]
-    return ids.to_list() if ids.dtype.is_numeric() or ids.dtype == pl.String else [str(one) for one in ids.to_list()]
+def to_json(ids: list[Any], kind: pl.DataType) -> list[Any]:
+    """Ids of some type as JSON can hold them."""
+    if kind == pl.Binary:
+        return [one.decode(errors="replace") for one in ids]
+    return ids if kind.is_numeric() or kind == pl.String else [str(one) for one in ids]

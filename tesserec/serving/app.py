@@ -45,6 +45,9 @@ API: dict[str, Operation] = {
     "similar": Operation("/v1/similar", "Items like given ones.", schemas.Similar, schemas.SimilarRequest),
     "event": Operation("/v1/events", "Keep an event.", schemas.Stored, schemas.Event, True),
     "events": Operation("/v1/events/batch", "Keep several events.", schemas.Stored, schemas.EventBatch, True),
+    "add_items": Operation("/v1/items/add", "Add items to the catalogue.", schemas.Edited, schemas.ItemRows, True),
+    "update_items": Operation("/v1/items/update", "Change columns of items.", schemas.Edited, schemas.ItemRows, True),
+    "remove_items": Operation("/v1/items/remove", "Remove items.", schemas.Edited, schemas.ItemIds, True),
     "delete_user": Operation(
         "/v1/users/delete", "Delete all that is kept of a user.", schemas.Deleted, schemas.UserRequest, True
     ),

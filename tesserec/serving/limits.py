@@ -38,8 +38,8 @@ class Gate:
     Parameters
     ----------
     limit
-        Users whose answers may be in work or waiting. One request is always admitted to an idle service, whatever its
-        size.
+        Searches that may be in work or waiting, one a user and one for each repeat of a drawn list. One request is
+        always admitted to an idle service, whatever its size.
     """
 
     def __init__(self, limit: int) -> None:
@@ -51,14 +51,14 @@ class Gate:
         Raises
         ------
         Refusal
-            429 where ``cost`` users more would be too many.
+            429 where ``cost`` searches more would be too many.
         """
         if self.inside and self.inside + cost > self.limit:
             raise busy("more requests are waiting than can be answered soon; try again later, or more slowly")
 
     @contextmanager
     def admit(self, cost: int) -> Iterator[None]:
-        """Count ``cost`` users as inside for the time of the block; only to be called on the event loop.
+        """Count ``cost`` searches as inside for the time of the block; only to be called on the event loop.
 
         Raises
         ------

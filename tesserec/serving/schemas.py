@@ -16,7 +16,9 @@ MOST_CANDIDATES = 1_000
 MOST_USERS = 256
 MOST_INTERESTS = 64
 MOST_REPEATS = 200
+MOST_SEARCHES = 1_000
 MOST_NEW_EVENTS = 1_000
+MOST_NEW_ITEMS = 1_000
 
 ItemId = Annotated[str, Meta(max_length=512)] | int | float
 UserId = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -25,6 +27,7 @@ History = Annotated[
 ]
 Listed = Annotated[list[ItemId], Meta(max_length=MOST_EVENTS)]
 Value = Annotated[str, Meta(max_length=512)] | int | float | bool
+Cell = Value | Annotated[list[ItemId], Meta(max_length=MOST_EVENTS)] | None
 K = Annotated[int, Meta(ge=1, le=MOST_CANDIDATES, description="How many candidates at most.")]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
@@ -113,6 +116,18 @@ class UserRequest(Strict, frozen=True):
     """One stored user."""
 
     user: UserId
+
+
+class ItemRows(Strict, frozen=True):
+    """Items to add or to update: objects with an ``id``, any columns of the catalogue, and ``like``, ids of others."""
+
+    items: Annotated[list[dict[str, Cell]], Meta(min_length=1, max_length=MOST_NEW_ITEMS)]
+
+
+class ItemIds(Strict, frozen=True):
+    """Items to remove."""
+
+    items: Annotated[list[ItemId], Meta(min_length=1, max_length=MOST_NEW_ITEMS)]
 
 
 class Candidate(Struct, frozen=True):
@@ -216,6 +231,16 @@ class Deleted(Struct, frozen=True):
     """How many events of the user were deleted."""
 
     events: int
+
+
+class Edited(Struct, frozen=True):
+    """What became of items; the generation is in service here, and other processes take it up in a moment."""
+
+    generation: int
+    added: int
+    updated: int
+    removed: int
+    items: int
 
 
 class Refused(Struct, frozen=True):

@@ -6,10 +6,10 @@ Methods that answer are coroutines; the search runs in threads, so that the even
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -21,7 +21,7 @@ import msgspec
 
 from tesserec import __version__
 from tesserec.errors import UserError
-from tesserec.serving import answers, schemas
+from tesserec.serving import answers, edits, schemas
 from tesserec.serving.answers import Question
 from tesserec.serving.candidate_log import CandidateLog
 from tesserec.serving.limits import Gate, Refusal, busy
@@ -29,6 +29,7 @@ from tesserec.serving.metrics import Metrics, forget_dead_workers
 from tesserec.serving.settings import Settings
 from tesserec.serving.state import EventStore, StoredEvent, microseconds, now, open_store
 from tesserec.serving.swap import Generations, Outcome, Served
+from tesserec.serving.traffic import Traffic
 
 logger = logging.getLogger(__name__)
 
@@ -56,13 +57,15 @@ class Service:
         if settings.candidate_log is not None:
             self.log = CandidateLog(Path(settings.candidate_log), self.metrics.log_errors.inc)
         self._threads = ThreadPoolExecutor(settings.threads, "search")
-        self._traffic: Counter[int] = Counter()
+        self._traffic = Traffic(0, 0)
         self._pruning: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Open and check the first generation, then watch for others, and begin to forget old events."""
         forget_dead_workers()
         await asyncio.to_thread(self.generations.start)
+        gc.collect()
+        gc.freeze()  # a full collection would walk all that is loaded by now, and hold a request up for as long
         if self.store is not None and self.settings.retention is not None:
             self._pruning = asyncio.create_task(self._prune())
 
@@ -102,7 +105,7 @@ class Service:
             rest = (getattr(found, field) for field in found.__struct_fields__)
             return schemas.Recommendation(*rest, generation=served.bundle.generation, as_of=as_of, request=name)
 
-        return await self._compute(1, "/v1/recommend", answer)
+        return await self._compute(answers.searches_of(served, 1, question), "/v1/recommend", answer)
 
     async def recommend_batch(self, asked: schemas.BatchRequest) -> schemas.Recommendations:
         """Candidates of several users."""
@@ -115,7 +118,8 @@ class Service:
             self._note(served, name, question, found)
             return schemas.Recommendations(served.bundle.generation, as_of, name, found)
 
-        return await self._compute(len(asked.histories), "/v1/recommend/batch", answer)
+        searches = answers.searches_of(served, len(asked.histories), question)
+        return await self._compute(searches, "/v1/recommend/batch", answer)
 
     async def interests(self, asked: schemas.InterestsRequest) -> schemas.Interests:
         """The likeliest interests of one user."""
@@ -159,6 +163,29 @@ class Service:
         unknown = [] if served is None else answers.unknown_items(served, [one.item for one in events])
         return schemas.Stored(new, len(events) - new, unknown)
 
+    async def add_items(self, asked: schemas.ItemRows) -> schemas.Edited:
+        """Add items to the catalogue."""
+        return await self._edit("/v1/items/add", lambda served: edits.add(served, asked))
+
+    async def update_items(self, asked: schemas.ItemRows) -> schemas.Edited:
+        """Change columns of items."""
+        return await self._edit("/v1/items/update", lambda served: edits.update(served, asked))
+
+    async def remove_items(self, asked: schemas.ItemIds) -> schemas.Edited:
+        """Remove items from the catalogue."""
+        return await self._edit("/v1/items/remove", lambda served: edits.remove(served, asked))
+
+    async def _edit(self, path: str, edit: Callable[[Served], schemas.Edited]) -> schemas.Edited:
+        """Edit the catalogue, and answer once the new generation is in service in this process."""
+        served = self.served
+
+        def work() -> schemas.Edited:
+            done = edit(served)
+            self.generations.refresh()
+            return done
+
+        return await self._compute(1, path, work)
+
     async def delete_user(self, asked: schemas.UserRequest) -> schemas.Deleted:
         """Delete all that is kept of a user."""
         store = self._needed_store()
@@ -182,8 +209,8 @@ class Service:
         return None if self.store is None else self.store.history(user, schemas.MOST_EVENTS) or None
 
     def traffic(self) -> Mapping[int, int]:
-        """Candidates that each interest has brought in this process."""
-        return self._traffic
+        """Candidates that each interest of the generation in service has brought, in all workers."""
+        return self._traffic.counts()
 
     def _needed_store(self) -> EventStore:
         if self.store is None:
@@ -218,7 +245,8 @@ class Service:
         self.metrics.candidates.labels("true").inc(explored)
         self.metrics.candidates.labels("false").inc(sum(len(user.candidates) for user in found) - explored)
         for user in found:
-            self._traffic.update(one.interest for one in user.candidates if one.interest is not None)
+            if served.bundle.generation == self._traffic.generation:
+                self._traffic.add(one.interest for one in user.candidates)
         if self.log is not None:
             policy = asdict(answers.policy_of(served.searcher.policy, question.policy))
             facts = {"request": name, "time": datetime.now(timezone.utc), "generation": served.bundle.generation}
@@ -229,7 +257,8 @@ class Service:
         self.metrics.swaps.labels(outcome).inc()
         if outcome == "served":
             self.metrics.generation.set(generation)
-            self._traffic = Counter()
+            assert self.generations.current is not None
+            self._traffic = Traffic(generation, len(self.generations.current.names))
 
     async def _prune(self) -> None:
         while True:

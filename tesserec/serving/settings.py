@@ -29,9 +29,9 @@ class Settings:
     workers
         Processes; all map the same files.
     threads
-        Searches that run at once in one worker.
+        Searches that run at once in one worker; with two a short one need not wait for a long one.
     queue
-        Users whose answers may be computed or waited for at once in one worker; further requests get 429.
+        Searches that may be in work or waited for at once in one worker; further requests get 429.
     body
         Largest request body in bytes.
     state
@@ -54,7 +54,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8080
     workers: int = 1
-    threads: int = 1
+    threads: int = 2
     queue: int = 32
     body: int = 1 << 20
     state: str | None = None

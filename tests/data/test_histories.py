@@ -19,6 +19,8 @@ def test_against_lists(rows: list[list[int]], n: int, at_once: int) -> None:
     assert made.lengths.tolist() == [len(row) for row in rows]
     assert [row.tolist() for row in made.last(n)] == [row[-n:] for row in rows]
     assert [row.tolist() for row in made.take(slice(None, None, -1)).compact()] == rows[::-1]
+    for row in range(len(rows)):
+        assert made.take(slice(row, row + 1)).compact().values.tolist() == rows[row]
     expected = np.bincount(np.array([item for row in rows for item in row], dtype=int), minlength=7)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(histories, "COUNTED_AT_ONCE", at_once)

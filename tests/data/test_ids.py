@@ -59,6 +59,7 @@ def test_encode_and_decode_are_inverse(known: list[str], asked: list[str]) -> No
     codes = ids.encode(asked)
     assert codes.dtype == np.int32
     assert ids.decode(codes).to_list() == [value if value in known else None for value in asked]
+    assert ids.take(codes[codes >= 0]) == [value for value in asked if value in known]
 
 
 @pytest.mark.parametrize(

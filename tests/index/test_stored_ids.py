@@ -33,6 +33,7 @@ def test_stored_ids_equal_ids_in_memory(tmp_path_factory, known, asked):
     assert ids.encode(asked).tolist() == plain.encode(asked).tolist()
     places = np.array([*range(len(known)), -1, 0])
     assert ids.decode(places).to_list() == plain.decode(places).to_list()
+    assert ids.take(places[:-2]) == plain.take(places[:-2])
     assert (len(ids), ids.dtype, ids.example) == (len(plain), plain.dtype, plain.example)
     assert ids.encode([]).tolist() == []
 
@@ -73,6 +74,8 @@ def test_later_ids_follow_the_base(tmp_path, base):
     assert ids.encode(everything).tolist() == [0, 1, 2, -1, 4]
     assert ids.decode(np.array([4, 0, -1, 3])).to_list() == [everything[4], everything[0], None, everything[3]]
     assert ids.values.to_list() == everything
+    assert ids.take(np.array([4, 0])) == [everything[4], everything[0]]
+    assert ids.take(np.array([1, 0])) == [everything[1], everything[0]]
     assert (len(ids), ids.dtype) == (5, series.dtype)
 
 

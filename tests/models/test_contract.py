@@ -9,6 +9,7 @@ import pytest
 from tesserec.errors import ArtefactError, ConfigError, DataError, UserError
 from tesserec.evaluation.metrics import recall
 from tesserec.index.bundle import Bundle
+from tesserec.index.living import add_items
 from tesserec.models import MODELS, load_model, model_class
 from tesserec.models.publish import publish_bundle
 from tesserec.models.tables import TableRetriever
@@ -83,6 +84,22 @@ def test_a_bundle_answers_as_the_model_does(model, tmp_path):
     assert ours["item"].to_list() == theirs["item"].to_list()
     assert np.allclose(ours["score"], theirs["score"], atol=1e-3)
     assert ours["interest"].to_list() == theirs["interest"].to_list()
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_bundle_gains_items_that_lie_where_their_like_do(name, tmp_path):
+    model = fitted(name)
+    if name in ("sparcode", "all-to-all"):
+        return  # the one keeps lists, the other has no bundle
+    publish_bundle(model, tmp_path, {})
+    like = dataset().items.values.to_list()[::9]
+    new = [f"new-{item}" for item in like]
+    add_items(tmp_path, pl.DataFrame({"id": new, "like": [[item] for item in like]}))
+    searcher = Bundle.open(tmp_path).searcher
+    items = searcher.catalogue.items
+    places = items.encode(like), items.encode(new)
+    assert np.array_equal(*(searcher.postings.cells_of(at) for at in places))
+    assert np.allclose(*(searcher.postings.vectors_of(at) for at in places), atol=1e-5)
 
 
 def test_a_stranger_needs_only_a_history(model):

@@ -63,6 +63,20 @@ def test_the_served_probability_is_the_trained_one_and_sums_to_one():
     assert -wanted.mean().item() == pytest.approx(trained.item(), abs=1e-4)
 
 
+@torch.no_grad()
+def test_a_new_item_goes_to_the_nearest_part_that_has_items():
+    network = network_with_cells()
+    new, other = torch.tensor([0]), (int(network.part_of[0]) + 1) % len(network.cell_of_part)
+    network.part_of[network.part_of == network.part_of[0]] = other
+    network._measure(network.items.all())
+    nearest = int(network.part_of[1])
+    for row, wanted in ((torch.zeros(network.means.shape[1]), None), (network.means[nearest].clone(), nearest)):
+        network.items.table.weight[0] = row
+        network.welcome(new)
+        assert (network.part_of == network.part_of[0]).sum() > 1
+        assert wanted is None or network.part_of[0] == wanted
+
+
 def test_the_search_answers_with_these_probabilities_best_first():
     model = fitted("tessera")
     histories = [np.asarray(h).tolist() for h in dataset().test.histories.take(np.arange(20))]

@@ -268,6 +268,20 @@ def test_a_full_queue_says_so_and_recovers(network):
         assert 'tesserec_requests_total{path="/v1/recommend",status="429"} 1.0' in metrics(client)
 
 
+def test_repeats_of_a_drawn_list_count_as_searches(network):
+    with client_of(network, queue=21) as client:
+        drawn = {"seed": 1, "repeats": 20}
+        one, many = {"history": ["i1"]}, {"histories": [["i1"]] * 48}
+        with client.service.gate.admit(1):
+            assert client.post(ASK, one | {"policy": drawn}).status_code == 429
+            assert client.post(ASK, one | {"policy": drawn | {"repeats": 19}}).status_code == 200
+            assert client.post(ASK, one | {"policy": {"repeats": 20}}).status_code == 200  # nothing is drawn
+        assert client.post("/v1/recommend/batch", many | {"policy": drawn | {"repeats": 19}}).status_code == 200
+        refused = client.post("/v1/recommend/batch", many | {"policy": drawn})
+        assert (refused.status_code, "1008 searches" in refused.json()["error"]) == (422, True)
+        assert client.service.gate.inside == 0
+
+
 def metrics(client):
     return client.get("/metrics", headers=AUTHORISED).text
 

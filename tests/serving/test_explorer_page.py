@@ -282,6 +282,15 @@ def test_a_failure_of_the_service_is_told(opened, address):
     assert page.get_by_role("alert").inner_text() == "it is <b>busy</b>"
 
 
+def test_links_on_a_phone_can_be_hit_with_a_finger(opened, address):
+    page = opened(address, of_user(explore=0.4), viewport=PHONE)
+    page.wait_for_selector(".beliefs a")
+    heights = page.evaluate("[...document.querySelectorAll('.beliefs a')].map((a) => a.getBoundingClientRect().height)")
+    assert heights
+    assert min(heights) >= 24
+    assert "propensity" not in page.locator("main").inner_text()  # every item is certain, which need not be said
+
+
 def test_a_swapped_generation_is_named_at_the_next_view(opened, bundle):
     served = [Bundle.open(bundle.path.parent, 1), bundle]
     with serving(lambda: served[0]) as swapping:

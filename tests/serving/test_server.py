@@ -47,6 +47,26 @@ def test_workers_share_generations_events_and_metrics(tmp_path):
     assert "generation 2 is in service" in printed
 
 
+def test_connections_that_are_kept_are_spread_over_the_workers(network):
+    with server_of(network, "--workers", 2) as server, contextlib.ExitStack() as stack:
+        workers = [one for one in psutil.Process(server.process.pid).children() if "spawn_main" in str(one.cmdline())]
+        wait_for(lambda: all(listens(one, server.port) for one in workers))
+        for _ in range(64):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        wait_for(lambda: sum(taken_by(one, server.port) for one in workers) == 64)
+        # Spread by a hash of addresses: that a worker of two gets fewer than 8 has a chance of 1 in 10 billion.
+        assert min(taken_by(one, server.port) for one in workers) >= 8
+
+
+def listens(process, port):
+    return any(one.status == psutil.CONN_LISTEN for one in process.net_connections() if one.laddr.port == port)
+
+
+def taken_by(process, port):
+    found = [one for one in process.net_connections() if one.laddr.port == port]
+    return sum(one.status == psutil.CONN_ESTABLISHED for one in found)
+
+
 def test_a_server_needs_no_torch(network):
     with server_of(network) as server:
         mapped = {os.path.basename(one.path) for one in psutil.Process(server.process.pid).memory_maps()}

@@ -283,7 +283,7 @@ function group(shown, code, list) {
 function candidate(one) {
   return el("li", { value: one.rank, "data-item": one.id },
     el("span", {}, one.title), one.entered ? tag("new") : null,
-    one.propensity === null ? null : el("span", { class: "soft" }, ` propensity ${one.propensity.toPrecision(2)}`));
+    one.propensity === null || one.propensity === 1 ? null : el("span", { class: "soft" }, ` propensity ${one.propensity.toPrecision(2)}`));
 }
 
 function gone(shown) {
