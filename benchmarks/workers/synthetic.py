@@ -28,6 +28,7 @@ def publish_synthetic(root: Path, items: int, cells: int, seed: int = 0) -> Path
     """Publish a generation: a user is the mean of the history's vectors and believes in cells by their likeness.
 
     An interest's vector is the user's plus that of the cell's centre, so each interest ranks items in its own way.
+    A new item lies at the centre of the cell that its column ``kind`` names.
     """
     draw = np.random.default_rng(seed)
     centres = _unit(draw.normal(size=(cells, DIM)))
@@ -36,7 +37,8 @@ def publish_synthetic(root: Path, items: int, cells: int, seed: int = 0) -> Path
     vectors = _unit(centres[cell_of] + 0.8 * DIM**-0.5 * draw.normal(size=(items, DIM)))
     postings = VectorPostings.build(vectors, cell_of, cells)
     ids = pl.Series("id", np.arange(items)).cast(pl.String)
-    catalogue = Catalogue(IdMap(ids), pl.DataFrame({"id": ids}), {}, True, np.arange(items, 0, -1))
+    table, roles = pl.DataFrame({"id": ids, "kind": [f"kind {cell}" for cell in cell_of]}), {"kind": "categorical"}
+    catalogue = Catalogue(IdMap(ids), table, roles, True, np.arange(items, 0, -1))
     policy = Policy(interests=cells, merge="probability", reach="cell", normalise=True)
     names = pl.DataFrame({"interest": np.arange(cells), "name": [f"cell {code}" for code in range(cells)]})
     workbench = root.parent / f".{root.name}.graphs"
@@ -44,7 +46,47 @@ def publish_synthetic(root: Path, items: int, cells: int, seed: int = 0) -> Path
     _write_graphs(workbench, centres)
     side = OnnxSide(workbench, postings.vectors_of)
     searcher = Searcher(catalogue, side, postings, policy, names)
-    return publish(root, searcher, lambda folder: _write_graphs(folder, centres), {"model": "synthetic", "seed": seed})
+
+    def write(folder: Path) -> None:
+        _write_graphs(folder, centres)
+        _write_item_side(folder, centres)
+
+    return publish(root, searcher, write, {"model": "synthetic", "seed": seed})
+
+
+def _write_item_side(folder: Path, centres: Floats) -> None:
+    floats, integers = TensorProto.FLOAT, TensorProto.INT64
+    kinds = [f"kind {cell}" for cell in range(len(centres))]
+    vocabulary = {"values": {"kind": kinds}, "multi": [], "numbers": {}, "widths": {}}
+    table = np.vstack([np.zeros((1, DIM), np.float32), centres])
+    encoder = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "codes_0"], ["wide"]),
+            helper.make_node("ReduceSum", ["wide", "one"], ["raw"], keepdims=0),
+        ],
+        "item_encoder",
+        [helper.make_tensor_value_info("codes_0", integers, ["b", "l"])],
+        [helper.make_tensor_value_info("raw", floats, ["b", DIM])],
+        [numpy_helper.from_array(table, "table"), numpy_helper.from_array(np.array([1], np.int64), "one")],
+    )
+    place = helper.make_graph(
+        [
+            helper.make_node("Identity", ["raw"], ["vectors"]),
+            helper.make_node("MatMul", ["raw", "to_cells"], ["likeness"]),
+            helper.make_node("ArgMax", ["likeness"], ["cells"], axis=1, keepdims=0),
+        ],
+        "place",
+        [helper.make_tensor_value_info("raw", floats, ["b", DIM])],
+        [
+            helper.make_tensor_value_info("vectors", floats, ["b", DIM]),
+            helper.make_tensor_value_info("cells", integers, ["b"]),
+        ],
+        [numpy_helper.from_array(np.ascontiguousarray(centres.T), "to_cells")],
+    )
+    for name, graph in (("item_encoder", encoder), ("place", place)):
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        onnx.save(model, folder / f"{name}.onnx")
+    (folder / "items.json").write_text(json.dumps({"dim": DIM, "vocabulary": vocabulary}))
 
 
 def _unit(rows: NDArray[np.float64]) -> Floats:
