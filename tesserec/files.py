@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 from tesserec.errors import ArtefactError, UserError
 
-FORMAT_VERSION = 1
+FORMATS = {"dataset": 1, "model": 1, "generation": 2}
+"""Newest format of each kind of directory, 1 for others; the one that is written and the only one that is read."""
 MANIFEST = "manifest.json"
 _END = 1 << 16
 Check = Literal["all", "ends", "size"]
@@ -156,7 +157,7 @@ def seal(directory: Path, kind: str, facts: dict[str, Any]) -> None:
             "sha256": sha256(file),
             "ends": _sha256_ends(file),
         }
-    manifest = {"kind": kind, "format": FORMAT_VERSION, "tesserec": __version__, "files": files, **facts}
+    manifest = {"kind": kind, "format": FORMATS.get(kind, 1), "tesserec": __version__, "files": files, **facts}
     write_json(directory / MANIFEST, manifest | {"checksum": _checksum(manifest)})
 
 
@@ -187,9 +188,9 @@ def open_directory(path: Path, kind: str, *, check: Check = "all") -> dict[str, 
     if not isinstance(manifest, dict) or manifest.get("kind") != kind:
         seen = manifest.get("kind") if isinstance(manifest, dict) else type(manifest).__name__
         raise ArtefactError(f"{path} is a tesserec {seen!r}; expected a {kind!r}")
-    if manifest.get("format") != FORMAT_VERSION:
+    if manifest.get("format") != (known := FORMATS.get(kind, 1)):
         raise ArtefactError(
-            f"{path} has format {manifest.get('format')!r}, this version reads {FORMAT_VERSION}; "
+            f"{path} has format {manifest.get('format')!r}, this version reads {known}; "
             "install the tesserec that wrote it or write it again"
         )
     if manifest.get("checksum") != _checksum(manifest):

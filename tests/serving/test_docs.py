@@ -8,6 +8,8 @@ import pytest
 
 from tesserec.cli.app import app
 from tests.faults import ROOT
+from tests.index.test_living import publish_vectors
+from tests.serving.conftest import client_of
 
 GUIDE = ROOT / "docs" / "serving.md"
 pytestmark = pytest.mark.skipif(not GUIDE.exists(), reason="needs the docs of a checkout")
@@ -20,9 +22,16 @@ def examples():
     return rows + curls
 
 
+@pytest.fixture
+def client(tmp_path):
+    publish_vectors(tmp_path / "bundles")
+    with client_of(tmp_path / "bundles", state=str(tmp_path / "events.sqlite")) as client:
+        yield client
+
+
 def test_every_body_is_accepted(client):
     found = examples()
-    assert len(found) >= 8
+    assert len(found) >= 11
     for path, body in found:
         answer = client.post(path, json.loads(body))
         assert answer.status_code == 200, (path, answer.text)
