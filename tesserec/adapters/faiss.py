@@ -6,6 +6,8 @@ it: the cells are those that the posterior chose (``search_preassigned``).
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import numpy as np
 
 from tesserec.adapters.engine import KEY, Contents, Found, Held, ListRows, VectorRows
 from tesserec.data.histories import Histories
-from tesserec.errors import ConfigError, needs_extra
+from tesserec.errors import ConfigError, EngineError, needs_extra
 from tesserec.files import open_directory, publish_directory
 from tesserec.index.contract import Codes, Floats
 
@@ -85,7 +87,8 @@ class FaissEngine:
         contents, index = self._filled
         index.quantizer.reset()
         index.quantizer.add(self._means(index))
-        with publish_directory(self._path, KIND, {KEY: contents.to_json()}, overwrite=self._replaced) as folder:
+        facts = {KEY: contents.to_json()}
+        with self._errors(), publish_directory(self._path, KIND, facts, overwrite=self._replaced) as folder:
             self._faiss.write_index(index, str(folder / _FILE))
         self._filled, self._opened, self._replaced = None, index, False
 
@@ -113,8 +116,17 @@ class FaissEngine:
 
     def _index(self) -> Any:
         if self._opened is None:
-            self._opened = self._faiss.read_index(str(self._path / _FILE))
+            with self._errors():
+                self._opened = self._faiss.read_index(str(self._path / _FILE))
         return self._opened
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """What Faiss says of a file becomes one line."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise EngineError(f"{self.place}: Faiss says {error}; make room on the disk, or export again") from error
 
     def _means(self, index: Any) -> Floats:
         """Mean vector of each list, zero where it is empty, ``(cells, dim)``."""

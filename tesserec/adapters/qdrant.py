@@ -71,7 +71,7 @@ class QdrantEngine:
             from qdrant_client import QdrantClient
         with _errors(where):
             if "://" in where:
-                return cls(QdrantClient(url=where, api_key=key, timeout=60), collection)
+                return cls(QdrantClient(url=where, api_key=key, timeout=60, check_compatibility=False), collection)
             if where == ":memory:":
                 return cls(QdrantClient(where), collection)
             return cls(QdrantClient(path=where), collection)
@@ -102,6 +102,9 @@ class QdrantEngine:
             kind = {"vectors_config": vectors}
         with _errors(self.place):
             self._client.create_collection(self._collection, metadata={KEY: contents.to_json()}, **kind)
+            if not self._client.get_collection(self._collection).config.metadata:
+                self._client.delete_collection(self._collection)
+                raise EngineError(f"{self.place}: the server keeps no metadata; use Qdrant 1.16 or newer")
             if contents.kind == "vectors" and not self._local:  # the local mode scans, and warns of indexes
                 self._client.create_payload_index(self._collection, CELL, m.PayloadSchemaType.INTEGER, wait=True)
 

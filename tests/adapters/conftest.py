@@ -13,7 +13,7 @@ from tesserec.index.searcher import Searcher
 from tesserec.index.user_side import HistorySide, OnnxSide
 from tests.index.world import catalogue, world
 
-ITEMS, CELLS, DIM = 2500, 30, 8
+ITEMS, CELLS, DIM = 600, 20, 8
 DENSE, SPARSE = ("faiss", "qdrant", "milvus"), ("qdrant", "milvus")
 
 
@@ -45,6 +45,18 @@ def publish_lists(root, seed=0, items=ITEMS, lowest=0.1):
     lists = ScorePostings.build(codes, listed, scores, n_codes=items, size=items, keyed_by_item=True)
     searcher = Searcher(catalogue(items), HistorySide(), lists, Policy(interests=1))
     publish(root, searcher, searcher.side.save, {"model": "lists", "seed": seed})
+    return Bundle.open(root)
+
+
+def publish_slots(root):
+    """A bundle of three slots that all search the only cell."""
+    onnx_model = pytest.importorskip("tests.index.onnx_model", reason="needs onnx")
+    _, postings = world(0, items=60, slots=3)
+    folder = root.parent / f"{root.name}-network"
+    folder.mkdir()
+    onnx_model.write_network(folder, codes=3)
+    searcher = Searcher(catalogue(60), OnnxSide(folder, postings.vectors_of), postings, Policy(interests=3))
+    publish(root, searcher, lambda out: onnx_model.write_network(out, codes=3), {"model": "slots"})
     return Bundle.open(root)
 
 

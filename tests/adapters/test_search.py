@@ -5,19 +5,20 @@ import pytest
 
 from tesserec.adapters.export import export
 from tesserec.adapters.search import ExternalSearcher
+from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError
 from tesserec.index.contract import Policy
 from tesserec.index.filters import Filter
-from tests.adapters.conftest import DENSE, ITEMS, SPARSE, publish_vectors
+from tests.adapters.conftest import DENSE, ITEMS, SPARSE, publish_lists, publish_slots, publish_vectors
 from tests.index.world import histories
 
 POLICIES = [
     {},
     {"visit": 0.3, "merge": "probability"},
     {"visit": 0.3, "merge": "quota", "interests": 6},
-    {"max_items": 200, "explore": 0.3},
+    {"max_items": 100, "explore": 0.3},
     {"visit": 0.5, "select": "history", "shares": "equal", "merge": "quota"},
-    {"visit": 0.5, "temperature": 2.0, "top_p": 0.8, "seed": 7, "repeats": 3},
+    {"visit": 0.5, "temperature": 2.0, "top_p": 0.8, "seed": 7, "repeats": 2},
 ]
 
 
@@ -54,7 +55,7 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("settings", POLICIES, ids=str)
 @pytest.mark.parametrize("exclude_seen", [True, False])
 def test_vectors(dense, vectors, settings, exclude_seen):
-    asked = histories(1, 12, ITEMS)
+    asked = histories(1, 6, ITEMS)
     policy = Policy(**{"interests": 4, **settings})
     found = dense.retrieve(asked, 20, policy, exclude_seen)
     assert_same(found, vectors.searcher.retrieve(asked, 20, policy, exclude_seen))
@@ -62,23 +63,21 @@ def test_vectors(dense, vectors, settings, exclude_seen):
 
 @pytest.mark.parametrize("exclude_seen", [True, False])
 def test_lists(sparse, lists, exclude_seen):
-    asked = histories(2, 12, ITEMS)
+    asked = histories(2, 6, ITEMS)
     found = sparse.retrieve(asked, 30, None, exclude_seen)
     assert_same(found, lists.searcher.retrieve(asked, 30, None, exclude_seen))
     assert (found.items < 0).any()  # short lists end in unfilled places
 
 
 def test_a_table_of_the_users_own_ids(dense, vectors):
-    asked = [["i3", "i77", "nobody"], ["i1200"]]
+    asked = [["i3", "i77", "nobody"], ["i520"]]
     found, expected = dense.recommend(asked, 15, visit=0.5), vectors.recommend(asked, 15, visit=0.5)
     assert found["item"].to_list() == expected["item"].to_list()
     assert found.schema == expected.schema
 
 
 def test_what_was_seen_is_left_out_and_lists_are_filled(dense, vectors):
-    everything = vectors.searcher.retrieve(histories(3, 1, ITEMS), 400, exclude_seen=False).items[0]
-    from tesserec.data.histories import Histories
-
+    everything = vectors.searcher.retrieve(histories(3, 1, ITEMS), 300, exclude_seen=False).items[0]
     asked = Histories.from_lists([np.sort(everything[:300])])
     found = dense.retrieve(asked, 50)
     assert (found.items >= 0).all()
@@ -88,7 +87,7 @@ def test_what_was_seen_is_left_out_and_lists_are_filled(dense, vectors):
 
 def test_more_than_there_is(dense, vectors):
     asked = histories(4, 2, ITEMS)
-    policy = Policy(interests=2, max_items=90)
+    policy = Policy(interests=2, max_items=60)
     found = dense.retrieve(asked, 200, policy)
     assert (found.items < 0).any(axis=1).all()
     assert_same(found, vectors.searcher.retrieve(asked, 200, policy))
@@ -96,27 +95,11 @@ def test_more_than_there_is(dense, vectors):
 
 @pytest.mark.parametrize("name", DENSE)
 def test_a_model_of_one_cell(name, engine, tmp_path):
-    bundle = publish_one_cell(tmp_path / "bundles")
+    bundle = publish_slots(tmp_path / "bundles")
     filled = engine(name)
     export(bundle, filled)
     asked = histories(5, 4, 60)
     assert_same(ExternalSearcher(bundle, filled).retrieve(asked, 9), bundle.searcher.retrieve(asked, 9))
-
-
-def publish_one_cell(root):
-    """Three slots that all search the only cell."""
-    from tesserec.index.bundle import Bundle, publish
-    from tesserec.index.searcher import Searcher
-    from tesserec.index.user_side import OnnxSide
-    from tests.index.world import catalogue, world
-
-    onnx_model = pytest.importorskip("tests.index.onnx_model", reason="needs onnx")
-    _, postings = world(0, items=60, slots=3)
-    root.mkdir()
-    onnx_model.write_network(root, codes=3)
-    searcher = Searcher(catalogue(60), OnnxSide(root, postings.vectors_of), postings, Policy(interests=3))
-    publish(root, searcher, lambda folder: onnx_model.write_network(folder, codes=3), {"model": "slots"})
-    return Bundle.open(root)
 
 
 def test_what_an_engine_cannot_do_is_refused(dense, engine, tmp_path):
@@ -144,8 +127,6 @@ def test_milvus_has_a_largest_answer(engine, vectors):
 
 
 def test_lists_for_faiss_and_scores_of_zero_for_milvus_are_refused(engine, lists, tmp_path):
-    from tests.adapters.conftest import publish_lists
-
     with pytest.raises(ConfigError, match="no sparse vectors"):
         export(lists, engine("faiss"))
     below = publish_lists(tmp_path / "bundles", items=40, lowest=-0.5)
