@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,12 +67,18 @@ class MilvusEngine:
         ------
         MissingExtra
             If the package ``pymilvus`` or ``milvus-lite`` is not installed.
+        ConfigError
+            If a file has another ending, or its directory does not exist.
         EngineError
             If it cannot be opened.
         """
         with needs_extra("milvus", ("pymilvus",), "Milvus"):
             from pymilvus import MilvusClient
         if "://" not in where:
+            if not where.endswith(".db") or not Path(where).parent.is_dir():
+                raise ConfigError(
+                    f"{where} cannot be a file of Milvus Lite; expected a name that ends in .db in a directory that exists"
+                )
             with needs_extra("milvus", ("milvus_lite",), f"Milvus in the file {where}"):
                 import milvus_lite  # noqa: F401
         with _errors(where):

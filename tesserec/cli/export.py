@@ -26,7 +26,7 @@ def export(
         Path | None,
         typer.Option(
             help="Directory of the Faiss index; or, for a try without a server, a directory of Qdrant's local mode or "
-            "a file of Milvus Lite.",
+            "a file of Milvus Lite (.db).",
             show_default=False,
         ),
     ] = None,

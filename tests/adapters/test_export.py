@@ -29,17 +29,17 @@ class Broken:
 
     def add(self, rows):
         if self._left == 0:
-            self._engine.add(first_half(rows))
+            self._engine.add(last_half(rows))
             raise EngineError("gone")
         self._left -= 1
         self._engine.add(rows)
 
 
-def first_half(rows):
+def last_half(rows):
     half = len(rows.items) // 2
     if isinstance(rows, ListRows):
-        return rows._replace(items=rows.items[:half], ids=rows.ids[:half], starts=rows.starts[: half + 1])
-    return rows._replace(**{name: getattr(rows, name)[:half] for name in rows._fields})
+        return rows._replace(items=rows.items[half:], ids=rows.ids[half:], starts=rows.starts[half:])
+    return rows._replace(**{name: getattr(rows, name)[half:] for name in rows._fields})
 
 
 @pytest.fixture
