@@ -77,7 +77,7 @@ class MilvusEngine:
         if "://" not in where:
             if not where.endswith(".db") or not Path(where).parent.is_dir():
                 raise ConfigError(
-                    f"{where} cannot be a file of Milvus Lite; expected a name that ends in .db in a directory that exists"
+                    f"{where} cannot be a file of Milvus Lite; expected a name ending in .db in a directory that exists"
                 )
             with needs_extra("milvus", ("milvus_lite",), f"Milvus in the file {where}"):
                 import milvus_lite  # noqa: F401

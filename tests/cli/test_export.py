@@ -65,7 +65,7 @@ def test_lists_on_this_machine(tmp_path):
         (["--to", "faiss", "--out", "x", "--collection", "y"], "without --url and --collection"),
         (["--to", "qdrant"], "either --url of a server, or --out"),
         (["--to", "qdrant", "--url", "http://localhost:1", "--out", "x"], "either --url of a server, or --out"),
-        (["--to", "milvus", "--out", "shop"], "expected a name that ends in .db"),
+        (["--to", "milvus", "--out", "shop"], "expected a name ending in .db"),
         (["--to", "milvus", "--out", "nowhere/shop.db"], ".db in a directory that exists"),
         (["--to", "milvus", "--url", "localhost:19530"], "'localhost:19530' is not an address"),
         (["--to", "faiss", "--out", "x", "--generation", "7"], "generation-000007 is missing"),
