@@ -14,8 +14,14 @@ from tesserec.adapters.milvus import MilvusEngine
 from tesserec.adapters.qdrant import QdrantEngine
 from tesserec.adapters.search import ExternalSearcher
 from tesserec.errors import ArtefactError, EngineError, UserError
+from tesserec.index.bundle import Bundle, publish
+from tesserec.index.contract import Policy
+from tesserec.index.score_postings import ScorePostings
+from tesserec.index.searcher import Searcher
+from tesserec.index.user_side import HistorySide
 from tests.adapters.conftest import DENSE, ITEMS, SPARSE, publish_lists, publish_vectors
 from tests.faults import ROOT, sweep
+from tests.index.world import catalogue
 
 
 class Broken:
@@ -152,6 +158,17 @@ def test_rows_that_nobody_exported_are_noticed(name, engine, clients, lists):
     for refused in (lambda: export(lists, filled), lambda: ExternalSearcher(lists, filled)):
         with pytest.raises(ArtefactError, match=r"something else was added"):
             refused()
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_lists_that_name_nothing(name, engine, tmp_path):
+    root = tmp_path / "bundles"
+    nothing = ScorePostings.build(np.zeros(0, int), np.zeros(0, int), np.zeros(0, np.float32), n_codes=4, size=4)
+    searcher = Searcher(catalogue(4), HistorySide(), nothing, Policy(interests=1))
+    publish(root, searcher, searcher.side.save, {"model": "nothing"})
+    bundle, filled = Bundle.open(root), engine(name)
+    export(bundle, filled)
+    assert ExternalSearcher(bundle, filled).recommend([["i1"]], 3).is_empty()
 
 
 @pytest.mark.parametrize("name", SPARSE)
