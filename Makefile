@@ -15,7 +15,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "tesserec needs Python 3.10 or newer; run: make PYTHON=python3.12 setup")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,report,pandas,serve,redis,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,report,pandas,serve,redis,faiss,qdrant,milvus,dev]'
 	touch $@
 
 # DATA=path runs the line on that log instead of the synthetic world; ARGS=--short makes it quick.

@@ -89,11 +89,11 @@ def measure(
             "build_s": round(build_s, 1),
             "bytes_per_item": round(built.bytes_per_item, 1),
             "load": round(os.getloadavg()[0], 1),
-            "machine": _machine(),
+            "machine": machine(),
         } | built.facts
 
 
-def _machine() -> str:
+def machine() -> str:
     """Processor and cores."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

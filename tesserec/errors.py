@@ -1,7 +1,7 @@
 """Every error that tesserec raises on purpose, with the exit code it gives a shell."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 TRAIN_EXTRA = ("torch", "onnx", "onnxscript", "scipy")
 
@@ -38,14 +38,23 @@ class MissingExtra(UserError):
 
 
 @contextlib.contextmanager
-def train_extra(purpose: str) -> Iterator[None]:
-    """Name the ``train`` extra where ``purpose`` fails for want of one of its packages."""
+def needs_extra(extra: str, packages: Sequence[str], purpose: str) -> Iterator[None]:
+    """Name the extra where ``purpose`` fails for want of one of its packages."""
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name not in TRAIN_EXTRA:
+        if error.name is None or error.name not in packages:
             raise
-        raise MissingExtra(error.name, "train", purpose) from None
+        raise MissingExtra(error.name, extra, purpose) from None
+
+
+def train_extra(purpose: str) -> contextlib.AbstractContextManager[None]:
+    """Name the ``train`` extra where ``purpose`` fails for want of one of its packages."""
+    return needs_extra("train", TRAIN_EXTRA, purpose)
+
+
+class EngineError(TesserecError):
+    """An engine outside tesserec cannot be reached or refuses; says which, and what it answered."""
 
 
 class TrainingRefused(TesserecError):

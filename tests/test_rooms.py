@@ -12,10 +12,10 @@ import pytest
 import tesserec
 
 PACKAGE = Path(tesserec.__file__).parent
-ORDER = ("core", "data", "index", "evaluation", "serving", "nn", "training", "models", "cli")
+ORDER = ("core", "data", "index", "evaluation", "adapters", "serving", "nn", "training", "models", "cli")
 CORE = ("errors", "files", "__init__")
 CLI = ("cli", "runs", "updates", "ablations", "__main__")
-WITHOUT_TORCH = ("core", "data", "index", "evaluation", "serving")
+WITHOUT_TORCH = ("core", "data", "index", "evaluation", "adapters", "serving")
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

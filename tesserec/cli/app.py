@@ -10,6 +10,7 @@ from tesserec import __version__
 from tesserec.cli.ablate import ablate
 from tesserec.cli.bundles import index, interests, recommend, rollback
 from tesserec.cli.demo import demo
+from tesserec.cli.export import export
 from tesserec.cli.info import info, recipe
 from tesserec.cli.items import app as items
 from tesserec.cli.measuring import compare, evaluate
@@ -60,6 +61,7 @@ for command in (
     interests,
     update,
     rollback,
+    export,
     serve,
     info,
     recipe,

@@ -290,3 +290,37 @@ class Candidates:
     explored: NDArray[np.bool_]
     visits: Visits
     propensity: Floats
+
+
+class Elsewhere(Protocol):
+    """What answers the queries of a search instead of the postings' own kernels, such as a server.
+
+    Choosing interests and cells, merging and propensities stay with :mod:`tesserec.index.search`;
+    :mod:`tesserec.adapters` has the engines.
+    """
+
+    def best_in_cells(
+        self, queries: Floats, cells: Histories | None, unwanted: Histories | None, k: int
+    ) -> tuple[NDArray[np.int32], Floats]:
+        """The ``k`` items with the largest dot product of each query.
+
+        Parameters
+        ----------
+        queries
+            float32 ``(rows, dim)``.
+        cells
+            Cells that each row may see; None is every cell.
+        unwanted
+            Items that each row must not be given.
+
+        Returns
+        -------
+        tuple of array
+            Items int32 ``(rows, k)``, -1 where fewer are left, and scores float32 ``(rows, k)``, -inf there; equal
+            scores in order of rising item.
+        """
+        ...
+
+    def sum_lists(self, side: Any, postings: Any, histories: Histories, k: int, exclude_seen: bool) -> Candidates:
+        """As :func:`tesserec.index.lists.sum_lists`, which also types ``side`` and ``postings``."""
+        ...

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError
-from tesserec.index.contract import Candidates, Encoded, Floats, Policy, UserSide, Visits
+from tesserec.index.contract import Candidates, Elsewhere, Encoded, Floats, Policy, UserSide, Visits
 from tesserec.index.dense import best_of_all
 from tesserec.index.exploration import draws_of, propensity_of, race_weights, tempered
 from tesserec.index.filters import NOTHING, Blocked
@@ -49,6 +49,7 @@ def retrieve(
     budget_mb: int = 256,
     progress: Progress | None = None,
     blocked: Blocked = NOTHING,
+    elsewhere: Elsewhere | None = None,
 ) -> Candidates:
     """The ``k`` best candidates of each history.
 
@@ -77,7 +78,7 @@ def retrieve(
     """
     check_fit(side, postings)
     _check(postings, histories, k, policy)
-    request = _Request(k, policy, exclude_seen, budget_mb, blocked)
+    request = _Request(k, policy, exclude_seen, budget_mb, blocked, elsewhere)
     answer = no_candidates(len(histories), k)
     by_length = np.argsort(histories.lengths, kind="stable")  # users of like lengths share a batch: little padding
     batch = _batch_users(postings, request)
@@ -98,6 +99,7 @@ class _Request:
     exclude_seen: bool
     budget_mb: int
     blocked: Blocked
+    elsewhere: Elsewhere | None
 
     @property
     def everywhere(self) -> _Request:
@@ -184,9 +186,10 @@ def _retrieve_batch(
     side: UserSide | ScoreSide | DenseSide, postings: Postings, histories: Histories, request: _Request
 ) -> Candidates:
     if isinstance(postings, ScorePostings):
-        return _certain(
-            sum_lists(cast(ScoreSide, side), postings, histories, request.k, request.exclude_seen, request.blocked)
-        )
+        lists = cast(ScoreSide, side)
+        if request.elsewhere is not None:
+            return _certain(request.elsewhere.sum_lists(lists, postings, histories, request.k, request.exclude_seen))
+        return _certain(sum_lists(lists, postings, histories, request.k, request.exclude_seen, request.blocked))
     if isinstance(postings, EveryItem):
         return _certain(
             best_of_all(cast(DenseSide, side), postings, histories, request.k, request.exclude_seen, request.blocked)
@@ -294,7 +297,8 @@ def _search_catalogue(
 ) -> Candidates:
     """Every interest searches the visited cells; ``cells`` are the visited and the known ones."""
     vectors = np.asarray(users.side.read(users.encoded, choice.codes), np.float32)
-    if request.policy.merge != "quota" and not choice.explored.any() and postings.cells > 1:
+    by_value = request.policy.merge != "quota" and not choice.explored.any()
+    if by_value and postings.cells > 1 and request.elsewhere is None:
         together = _search_together(users, postings, choice, vectors, cells[0], request)
         if together is not None:
             return replace(together, visits=visits_of(users.encoded.posterior, cells[0], postings.sizes))
@@ -358,6 +362,8 @@ def _search(
     """The best items of each query in the cells of its user; None is every cell."""
     k, budget = request.k, request.budget_mb
     rows = None if cells is None else _as_rows(cells).take(users)
+    if request.elsewhere is not None:
+        return request.elsewhere.best_in_cells(queries, rows, unwanted, k)
 
     def search(part: VectorPostings, exclude: Histories | None, blocked: Blocked) -> TopK:
         if rows is None:
