@@ -16,7 +16,7 @@ Answer = Callable[[Any], Any]
 class Engine(Protocol):
     """A built index."""
 
-    bytes_per_item: float
+    bytes_per_item: float | None
     facts: dict[str, Any]
 
     def settings(self, k: int) -> Iterator[tuple[str, Answer]]:

@@ -40,7 +40,7 @@ from tesserec.index.user_side import ScoreSide
 
 Totals = NDArray[np.float64]
 _NO_BLOCK = 1 << 31
-_SPARE = 1024
+_SPARE = 512
 _RUN = 256
 _DENSE = BLOCK // 3
 _LOWEST = np.float32(np.finfo(np.float32).min)
@@ -64,13 +64,10 @@ def sum_lists(
     seen = ordered_rows(histories) if exclude_seen else empty_rows(len(histories))
     answer = no_candidates(len(histories), k)
     users = _Users(codes, weights, seen.values, seen.starts, seen.stops, frozen_blocked(blocked))
-    delta = postings.delta or ScorePostings.build(*_NO_POSTINGS, n_codes=postings.codes, size=postings.size)
-    segments = _segment(postings, postings.dead), _segment(delta, NOTHING.bits)
+    delta = _NO_LISTS if postings.delta is None else _segment(postings.delta, NOTHING.bits)
+    segments = _segment(postings, postings.dead), delta
     in_threads(len(histories), partial(_sum_rows, users, segments, answer.items, answer.scores))
     return replace(answer, visits=_visits(postings, codes))
-
-
-_NO_POSTINGS = np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32)
 
 
 def _segment(postings: ScorePostings, dead: Bits) -> _Lists:
@@ -117,6 +114,11 @@ class _Lists(NamedTuple):
     dead: Bits
 
 
+_NO_LISTS = _Lists(
+    *(frozen(np.empty(0, kind)) for kind in (np.uint16, np.float32, np.uint16, np.uint16, np.int64, np.int64, np.uint8))
+)
+
+
 class _Cursors(NamedTuple):
     """Where each code of a user stands: its next range and posting, and the end of its ranges."""
 
@@ -134,7 +136,7 @@ class _Active(NamedTuple):
 
 
 class _Best(NamedTuple):
-    """Keys of the items found, more than k at times; ``state`` is how many, and the key that others must beat."""
+    """Keys of the items found; ``state`` is how many, the floor, and how many of them are known to be wanted."""
 
     keys: Ints
     state: Ints
@@ -149,12 +151,14 @@ def _sum_rows(
     totals = np.zeros(BLOCK, np.float64)
     cursors = _Cursors(np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width, np.int64))
     active = _Active(np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width, np.float64))
-    best = _Best(np.empty(k + _SPARE, np.int64), np.zeros(2, np.int64), k)
+    best = _Best(np.empty(k + _SPARE + _RUN, np.int64), np.zeros(3, np.int64), k)
     for user in range(begin, end):
-        best.state[0], best.state[1] = 0, key_of(_LOWEST, np.int32(0x7FFFFFFF))
+        best.state[:] = 0
+        best.state[1] = key_of(_LOWEST, np.int32(0x7FFFFFFF))
         for lists in segments:
+            if len(lists.places) == 0:
+                continue
             _visit(users, user, lists, cursors, active, totals, best)
-        _shrink(best)
         found = np.sort(best.keys[: best.state[0]])[::-1]
         for rank in range(len(found)):
             out[user, rank], out_scores[user, rank] = index_of(found[rank]), score_of(found[rank])
@@ -178,11 +182,11 @@ def _visit(
         if key_of(np.float32(bound), first) < best.state[1]:
             continue
         if n == 1 and active.weights[0] > 0:
-            _head(users, user, lists, first, active, best)
+            _read_head(users, user, lists, first, active.begins[0], active.ends[0], active.weights[0], best)
         else:
             _add_up(lists, active, n, totals)
             _gather(users, user, lists, first, active, n, totals, best)
-        _shrink(best)
+        _settle(users, user, lists.dead, best, -best.k)
 
 
 @kernel
@@ -214,16 +218,6 @@ def _enter(
 
 
 @kernel
-def _head(users: _Users, user: int, lists: _Lists, first: int, active: _Active, best: _Best) -> None:
-    """Offer the postings of a single range until they fall below the floor."""
-    for posting in range(active.begins[0], active.ends[0]):
-        total = active.weights[0] * lists.scores[posting]
-        if not total > _bar(best):
-            return
-        _offer(users, user, lists, first + lists.places[posting], total, best)
-
-
-@kernel
 def _add_up(lists: _Lists, active: _Active, n: int, totals: Totals) -> None:
     for i in range(n):
         part = slice(active.begins[i], active.ends[i])
@@ -237,61 +231,61 @@ def _add(places: Shorts, scores: Floats, weight: float, totals: Totals) -> None:
 
 
 @kernel
+def _read_head(
+    users: _Users, user: int, lists: _Lists, first: int, begin: int, end: int, weight: float, best: _Best
+) -> None:
+    """Note the postings of a single range until they fall below the floor."""
+    for start in range(begin, end, _RUN):
+        bar = _bar(best)
+        for posting in range(start, min(start + _RUN, end)):
+            total = weight * lists.scores[posting]
+            if not total > bar:
+                return
+            _note(best, first + lists.places[posting], total)
+        _settle(users, user, lists.dead, best, _SPARE)
+
+
+@kernel
 def _gather(
     users: _Users, user: int, lists: _Lists, first: int, active: _Active, n: int, totals: Totals, best: _Best
 ) -> None:
-    """Offer each item of the active ranges once, and leave all totals zero."""
-    positive = _bar(best) >= 0  # then what has been offered needs no other mark than zero
+    """Note each item of the active ranges once, and leave all totals zero."""
+    positive = _bar(best) >= 0  # then what has been noted needs no other mark than zero
     if positive and (active.ends[:n] - active.begins[:n]).sum() > _DENSE:
-        _gather_all(users, user, lists, first, totals, best)
+        for start in range(0, BLOCK, _RUN):
+            _note_above(totals[start : start + _RUN], first + start, best)
+            _settle(users, user, lists.dead, best, _SPARE)
         return
+    spent = 0.0 if positive else -np.inf
     for i in range(n):
-        _gather_range(users, user, lists, first, active.begins[i], active.ends[i], totals, positive, best)
-    if not positive:
-        for i in range(n):
-            for posting in range(active.begins[i], active.ends[i]):
-                totals[lists.places[posting]] = 0.0
+        for start in range(active.begins[i], active.ends[i], _RUN):
+            _note_places(lists.places[start : min(start + _RUN, active.ends[i])], first, totals, spent, best)
+            _settle(users, user, lists.dead, best, _SPARE)
+    for i in range(0 if positive else n):
+        for posting in range(active.begins[i], active.ends[i]):
+            totals[lists.places[posting]] = 0.0
 
 
 @kernel
-def _gather_range(
-    users: _Users,
-    user: int,
-    lists: _Lists,
-    first: int,
-    begin: int,
-    end: int,
-    totals: Totals,
-    positive: bool,
-    best: _Best,
-) -> None:
-    bar, spent = _bar(best), 0.0 if positive else -np.inf
-    for posting in range(begin, end):
-        place = lists.places[posting]
+def _note_places(places: Shorts, first: int, totals: Totals, spent: float, best: _Best) -> None:
+    bar = _bar(best)
+    for place in places:
         total, totals[place] = totals[place], spent
         if total > bar:
-            _offer(users, user, lists, first + place, total, best)
-            bar = _bar(best)
+            _note(best, first + place, total)
 
 
 @kernel
-def _gather_all(users: _Users, user: int, lists: _Lists, first: int, totals: Totals, best: _Best) -> None:
-    """The same by a pass over the whole block, which many postings make cheaper."""
-    for start in range(0, BLOCK, _RUN):
-        part = totals[start : start + _RUN]
-        if _any_above(part, _bar(best)):
-            for i in range(_RUN):
-                if part[i] > _bar(best):
-                    _offer(users, user, lists, first + start + i, part[i], best)
-        part[:] = 0.0
-
-
-@kernel
-def _any_above(totals: Totals, bar: float) -> bool:
-    above = 0
-    for i in range(len(totals)):
-        above += totals[i] > bar
-    return above > 0
+def _note_above(totals: Totals, first: int, best: _Best) -> None:
+    """The same for a run of totals, which is cheaper where most are touched."""
+    bar, above = _bar(best), 0
+    for place in range(len(totals)):
+        above += totals[place] > bar
+    if above > 0:
+        for place in range(len(totals)):
+            if totals[place] > bar:
+                _note(best, first + place, totals[place])
+    totals[:] = 0.0
 
 
 @kernel
@@ -301,21 +295,25 @@ def _bar(best: _Best) -> float:
 
 
 @kernel
-def _offer(users: _Users, user: int, lists: _Lists, item: int, total: float, best: _Best) -> None:
-    key = key_of(np.float32(total), np.int32(item))
-    if key > best.state[1] and not (_unwanted(users, user, item) or _is_set(lists.dead, item)):
-        best.keys[best.state[0]] = key
-        best.state[0] += 1
-        if best.state[0] == len(best.keys):
-            _shrink(best)
+def _note(best: _Best, item: int, total: float) -> None:
+    best.keys[best.state[0]] = key_of(np.float32(total), np.int32(item))
+    best.state[0] += 1
 
 
 @kernel
-def _shrink(best: _Best) -> None:
-    """Keep the k best and let the last of them be the floor."""
-    if best.state[0] > best.k:
-        best.state[1] = select_largest(best.keys, best.state[0], best.k)
-        best.state[0] = best.k
+def _settle(users: _Users, user: int, dead: Bits, best: _Best, spare: int) -> None:
+    """Where more than ``spare`` keys were noted beside k: drop unwanted ones, keep the k best, raise the floor."""
+    n, left = best.state[0], best.state[2]
+    if n <= best.k + spare:
+        return
+    for i in range(left, n):
+        key = best.keys[i]
+        if key > best.state[1] and not (_unwanted(users, user, index_of(key)) or _is_set(dead, index_of(key))):
+            best.keys[left] = key
+            left += 1
+    if left > best.k:
+        best.state[1], left = select_largest(best.keys, left, best.k), best.k
+    best.state[0] = best.state[2] = left
 
 
 @kernel
