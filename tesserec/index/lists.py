@@ -41,7 +41,7 @@ from tesserec.index.user_side import ScoreSide
 Totals = NDArray[np.float64]
 _NO_BLOCK = 1 << 31
 _SPARE = 512
-_RUN = 256
+_RUN = 1024
 _DENSE = BLOCK // 3
 _LOWEST = np.float32(np.finfo(np.float32).min)
 
@@ -136,10 +136,14 @@ class _Active(NamedTuple):
 
 
 class _Best(NamedTuple):
-    """Keys of the items found; ``state`` is how many, the floor, and how many of them are known to be wanted."""
+    """Keys of the items found; ``state`` is how many, the floor, and how many of them are known to be wanted.
+
+    ``bar`` is what a sum must exceed to round to the floor's score or more: the number before it.
+    """
 
     keys: Ints
     state: Ints
+    bar: Totals
     k: int
 
 
@@ -151,9 +155,9 @@ def _sum_rows(
     totals = np.zeros(BLOCK, np.float64)
     cursors = _Cursors(np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width, np.int64))
     active = _Active(np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width, np.float64))
-    best = _Best(np.empty(k + _SPARE + _RUN, np.int64), np.zeros(3, np.int64), k)
+    best = _Best(np.empty(k + _SPARE + _RUN, np.int64), np.zeros(3, np.int64), np.zeros(1), k)
     for user in range(begin, end):
-        best.state[:] = 0
+        best.state[:], best.bar[0] = 0, -np.inf
         best.state[1] = key_of(_LOWEST, np.int32(0x7FFFFFFF))
         for lists in segments:
             if len(lists.places) == 0:
@@ -186,7 +190,7 @@ def _visit(
         else:
             _add_up(lists, active, n, totals)
             _gather(users, user, lists, first, active, n, totals, best)
-        _settle(users, user, lists.dead, best, -best.k)
+        _settle(users, user, lists.dead, best)
 
 
 @kernel
@@ -236,13 +240,14 @@ def _read_head(
 ) -> None:
     """Note the postings of a single range until they fall below the floor."""
     for start in range(begin, end, _RUN):
-        bar = _bar(best)
+        bar = best.bar[0]
         for posting in range(start, min(start + _RUN, end)):
             total = weight * lists.scores[posting]
             if not total > bar:
                 return
             _note(best, first + lists.places[posting], total)
-        _settle(users, user, lists.dead, best, _SPARE)
+        if best.state[0] > best.k + _SPARE:
+            _settle(users, user, lists.dead, best)
 
 
 @kernel
@@ -250,17 +255,19 @@ def _gather(
     users: _Users, user: int, lists: _Lists, first: int, active: _Active, n: int, totals: Totals, best: _Best
 ) -> None:
     """Note each item of the active ranges once, and leave all totals zero."""
-    positive = _bar(best) >= 0  # then what has been noted needs no other mark than zero
+    positive = best.bar[0] >= 0  # then what has been noted needs no other mark than zero
     if positive and (active.ends[:n] - active.begins[:n]).sum() > _DENSE:
         for start in range(0, BLOCK, _RUN):
             _note_above(totals[start : start + _RUN], first + start, best)
-            _settle(users, user, lists.dead, best, _SPARE)
+            if best.state[0] > best.k + _SPARE:
+                _settle(users, user, lists.dead, best)
         return
     spent = 0.0 if positive else -np.inf
     for i in range(n):
         for start in range(active.begins[i], active.ends[i], _RUN):
             _note_places(lists.places[start : min(start + _RUN, active.ends[i])], first, totals, spent, best)
-            _settle(users, user, lists.dead, best, _SPARE)
+            if best.state[0] > best.k + _SPARE:
+                _settle(users, user, lists.dead, best)
     for i in range(0 if positive else n):
         for posting in range(active.begins[i], active.ends[i]):
             totals[lists.places[posting]] = 0.0
@@ -268,7 +275,7 @@ def _gather(
 
 @kernel
 def _note_places(places: Shorts, first: int, totals: Totals, spent: float, best: _Best) -> None:
-    bar = _bar(best)
+    bar = best.bar[0]
     for place in places:
         total, totals[place] = totals[place], spent
         if total > bar:
@@ -278,7 +285,7 @@ def _note_places(places: Shorts, first: int, totals: Totals, spent: float, best:
 @kernel
 def _note_above(totals: Totals, first: int, best: _Best) -> None:
     """The same for a run of totals, which is cheaper where most are touched."""
-    bar, above = _bar(best), 0
+    bar, above = best.bar[0], 0
     for place in range(len(totals)):
         above += totals[place] > bar
     if above > 0:
@@ -289,30 +296,23 @@ def _note_above(totals: Totals, first: int, best: _Best) -> None:
 
 
 @kernel
-def _bar(best: _Best) -> float:
-    """What a sum must exceed to round to the floor's score or more: the number before it."""
-    return np.float64(np.nextafter(score_of(best.state[1]), np.float32(-np.inf)))
-
-
-@kernel
 def _note(best: _Best, item: int, total: float) -> None:
     best.keys[best.state[0]] = key_of(np.float32(total), np.int32(item))
     best.state[0] += 1
 
 
 @kernel
-def _settle(users: _Users, user: int, dead: Bits, best: _Best, spare: int) -> None:
-    """Where more than ``spare`` keys were noted beside k: drop unwanted ones, keep the k best, raise the floor."""
-    n, left = best.state[0], best.state[2]
-    if n <= best.k + spare:
-        return
-    for i in range(left, n):
+def _settle(users: _Users, user: int, dead: Bits, best: _Best) -> None:
+    """Drop unwanted items among those noted since, keep the k best, raise the floor."""
+    left = best.state[2]
+    for i in range(left, best.state[0]):
         key = best.keys[i]
         if key > best.state[1] and not (_unwanted(users, user, index_of(key)) or _is_set(dead, index_of(key))):
             best.keys[left] = key
             left += 1
     if left > best.k:
         best.state[1], left = select_largest(best.keys, left, best.k), best.k
+        best.bar[0] = np.nextafter(score_of(best.state[1]), np.float32(-np.inf))
     best.state[0] = best.state[2] = left
 
 
