@@ -3,11 +3,13 @@
 The work of every engine is the same: the 100 items with the largest dot product with any of a user's 8 vectors. A
 library searches its index for the 100 nearest items of each vector in one call and the lists are merged by a compiled
 kernel; ours makes the posterior over cells, visits them in falling order until the calibrated mass, and merges as it
-goes. Recall is the share of the exact answer, over users that took no part in calibration. Rows go to
+goes. Recall is the share of the exact answer, over users that took no part in calibration. With ``--kind lists`` the
+work is that of :mod:`benchmarks.index_lists` instead. Rows go to
 ``benchmarks/results/index.json`` one by one; what is there already is not measured again. From all of them the table
 and the plot of ``docs/benchmarks.md`` are written.
 
-    python benchmarks/index.py --items 1000000 --engine tesserec --engine hnswlib
+    python -m benchmarks.index --items 1000000 --engine tesserec --engine hnswlib
+    python -m benchmarks.index --kind lists --postings 200000
 """
 
 from __future__ import annotations
@@ -17,16 +19,18 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.index_engines import ENGINES, Engine
+from benchmarks.index_lists import LIST_ENGINES, exact_sums, make_lists
 from benchmarks.index_report import write_report
-from benchmarks.index_world import INTERESTS, IndexWorld, exact_answers, make_world
+from benchmarks.index_world import exact_answers, make_world
 
 RESULTS = Path(__file__).parent / "results" / "index.json"
 K, ASKED = 100, 400
@@ -35,29 +39,41 @@ K, ASKED = 100, 400
 def main() -> None:
     """Measure the engines that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=["vectors", "lists"], help="kind of postings (default: both)")
     parser.add_argument("--items", type=int, action="append", help="catalogue sizes (default: 100000, 1000000)")
-    parser.add_argument("--engine", action="append", choices=list(ENGINES), help="engines (default: all)")
+    parser.add_argument("--postings", type=int, action="append", help="postings of 32 lists (default: 200000, 640000)")
+    parser.add_argument("--engine", action="append", help="engines (default: all)")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--again", action="store_true", help="measure anew what is there already")
     given = parser.parse_args()
-    for items in given.items or [100_000, 1_000_000]:
-        wanted = [name for name in given.engine or ENGINES if given.again or not _held(given.results, name, items)]
-        if not wanted:
-            continue
-        world = make_world(items)
-        test = np.arange(len(world.users) // 2, len(world.users))[:ASKED]
-        exact = exact_answers(world, K, test)
-        for name in wanted:
-            for row in measure(name, ENGINES[name], world, test, exact):
-                _keep(given.results, row)
-                print(json.dumps(row), flush=True)
+    for items in (given.items or [100_000, 1_000_000]) if given.kind != "lists" else ():
+        _measure_all(given, ENGINES, {"items": items}, partial(make_world, items), exact_answers)
+    for postings in (given.postings or [200_000, 640_000]) if given.kind != "vectors" else ():
+        size = (given.items or [1_000_000])[-1]
+        facts = {"items": size, "postings": postings}
+        _measure_all(given, LIST_ENGINES, facts, partial(make_lists, size, postings), exact_sums)
     if given.results == RESULTS and _rows(RESULTS):
         write_report(_rows(RESULTS), RESULTS.parents[2] / "docs", K, ASKED)
 
 
-def measure(
-    name: str, engine: Callable[[IndexWorld], Engine], world: IndexWorld, test: Any, exact: Any
-) -> Iterator[dict[str, Any]]:
+def _measure_all(given: Any, engines: Mapping[str, Any], facts: dict[str, int], make: Any, solve: Any) -> None:
+    """Measure those of the engines that are asked for and not yet held, on one world."""
+    if unknown := set(given.engine or ()) - {*ENGINES, *LIST_ENGINES}:
+        raise SystemExit(f"no engine {sorted(unknown)[0]!r}; choose from {', '.join(engines)}")
+    wanted = [name for name in engines if name in (given.engine or engines)]
+    wanted = [name for name in wanted if given.again or not _held(given.results, name, facts)]
+    if not wanted:
+        return
+    world = make()
+    test = np.arange(len(world.users) // 2, len(world.users))[:ASKED]
+    exact = solve(world, K, test)
+    for name in wanted:
+        for row in measure(name, engines[name], world, test, exact):
+            _keep(given.results, row)
+            print(json.dumps(row), flush=True)
+
+
+def measure(name: str, engine: Callable[[Any], Engine], world: Any, test: Any, exact: Any) -> Iterator[dict[str, Any]]:
     """One row for each setting of an engine."""
     start = time.perf_counter()
     built = engine(world)
@@ -78,8 +94,7 @@ def measure(
         yield {
             "engine": name,
             "setting": setting,
-            "items": len(world.vectors),
-            "interests": INTERESTS,
+            **world.facts,
             "recall": round(float(recall), 4),
             "p50_ms": round(float(p50), 3),
             "p99_ms": round(float(p99), 3),
@@ -87,7 +102,7 @@ def measure(
             "cpu_p99_ms": round(float(cpu99), 3),
             "queries_per_second": round(rate),
             "build_s": round(build_s, 1),
-            "bytes_per_item": round(built.bytes_per_item, 1),
+            "bytes_per_item": built.bytes_per_item and round(built.bytes_per_item, 1),
             "load": round(os.getloadavg()[0], 1),
             "machine": machine(),
         } | built.facts
@@ -105,13 +120,14 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text()) if path.exists() else []
 
 
-def _held(path: Path, engine: str, items: int) -> bool:
-    return any((row["engine"], row["items"]) == (engine, items) for row in _rows(path))
+def _held(path: Path, engine: str, facts: dict[str, int]) -> bool:
+    wanted = {"postings": None, **facts, "engine": engine}
+    return any(all(row.get(name) == value for name, value in wanted.items()) for row in _rows(path))
 
 
 def _keep(path: Path, row: dict[str, Any]) -> None:
-    key = ("engine", "setting", "items")
-    rows = [one for one in _rows(path) if any(one[name] != row[name] for name in key)]
+    key = ("engine", "setting", "items", "postings")
+    rows = [one for one in _rows(path) if any(one.get(name) != row.get(name) for name in key)]
     path.write_text(json.dumps([*rows, row], indent=1) + "\n")
 
 

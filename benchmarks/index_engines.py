@@ -16,7 +16,7 @@ Answer = Callable[[Any], Any]
 class Engine(Protocol):
     """A built index."""
 
-    bytes_per_item: float
+    bytes_per_item: float | None
     facts: dict[str, Any]
 
     def settings(self, k: int) -> Iterator[tuple[str, Answer]]:
@@ -123,8 +123,15 @@ def _ours(world: IndexWorld) -> Engine:
     return Ours(world, _cells(world))
 
 
+def _code_scan(world: IndexWorld) -> Engine:
+    from benchmarks.index_codes import CodeScan
+
+    return CodeScan(world)
+
+
 ENGINES: dict[str, Callable[[IndexWorld], Engine]] = {
     "tesserec": _ours,
+    "code-scan": _code_scan,
     "hnswlib": _Hnswlib,
     "faiss-hnsw": _faiss("HNSW32,Flat", "efSearch", (100, 200, 400)),
     "usearch": _Usearch,

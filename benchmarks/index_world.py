@@ -26,6 +26,11 @@ class IndexWorld:
     vectors: Floats
     users: Floats
 
+    @property
+    def facts(self) -> dict[str, int]:
+        """What describes the work in a row."""
+        return {"items": len(self.vectors), "interests": INTERESTS}
+
 
 def unit(vectors: NDArray[np.floating]) -> Floats:
     """Vectors of length one."""

@@ -51,10 +51,10 @@ def map_array(path: Path, dtype: str, dims: int) -> NDArray[Any]:
     return array
 
 
-def check_rows(path: Path, array: NDArray[Any], rows: int) -> None:
-    """Refuse an array of another length than its siblings."""
+def check_rows(path: Path, array: NDArray[Any], rows: int, sibling: str = "items.npy") -> None:
+    """Refuse an array of another length than its sibling."""
     if len(array) != rows:
-        raise ArtefactError(f"{path} has {len(array)} rows, items.npy has {rows}; publish the bundle again")
+        raise ArtefactError(f"{path} has {len(array)} rows, {sibling} has {rows}; publish the bundle again")
 
 
 def check_offsets(path: Path, offsets: NDArray[np.int64], end: int) -> None:

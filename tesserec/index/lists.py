@@ -1,4 +1,14 @@
-"""Candidates from score postings: the lists of a user's codes added up."""
+"""Candidates from score postings: the lists of a user's codes added up, one block of the catalogue after another.
+
+The sums of a block of 65,536 items stay in the processor's cache, and nothing is allocated or cleared in proportion to
+the catalogue. What the k-th best item found so far must be beaten by is the *floor*. The first score of a range is its
+largest, so the sum of weight times first score (last score where the weight is negative) bounds a block, and blocks
+below the floor are skipped; rounding is monotone, so the bound holds to the bit. Where one list alone names a block,
+its range is read from the head until it falls below the floor: popularity is a few postings of one list.
+
+Layout after Strohman and Croft, Efficient document retrieval in main memory (SIGIR 2007), and the block maxima of Ding
+and Suel (SIGIR 2011); what is exact here is ours.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +17,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tesserec.data.histories import Histories, Ints, Items
 from tesserec.errors import ConfigError
@@ -23,9 +34,16 @@ from tesserec.index.kernels import (
     select_largest,
 )
 from tesserec.index.merge import no_candidates
-from tesserec.index.score_postings import ScorePostings
+from tesserec.index.score_postings import BLOCK, ScorePostings, Shorts
 from tesserec.index.topk import frozen, frozen_blocked, in_threads
 from tesserec.index.user_side import ScoreSide
+
+Totals = NDArray[np.float64]
+_NO_BLOCK = 1 << 31
+_SPARE = 512
+_RUN = 1024
+_DENSE = BLOCK // 3
+_LOWEST = np.float32(np.finfo(np.float32).min)
 
 
 def sum_lists(
@@ -46,18 +64,22 @@ def sum_lists(
     seen = ordered_rows(histories) if exclude_seen else empty_rows(len(histories))
     answer = no_candidates(len(histories), k)
     users = _Users(codes, weights, seen.values, seen.starts, seen.stops, frozen_blocked(blocked))
-    segments = _segment(postings, postings.dead), _segment(postings.delta or _no_lists(postings), NOTHING.bits)
-    in_threads(len(histories), partial(_sum_rows, users, segments, postings.size, answer.items, answer.scores))
+    delta = _NO_LISTS if postings.delta is None else _segment(postings.delta, NOTHING.bits)
+    segments = _segment(postings, postings.dead), delta
+    in_threads(len(histories), partial(_sum_rows, users, segments, answer.items, answer.scores))
     return replace(answer, visits=_visits(postings, codes))
 
 
 def _segment(postings: ScorePostings, dead: Bits) -> _Lists:
-    return _Lists(frozen(postings.items), frozen(postings.scores), frozen(postings.offsets), frozen(dead))
-
-
-def _no_lists(like: ScorePostings) -> ScorePostings:
-    nothing = np.zeros(len(like.offsets), np.int64)
-    return ScorePostings(np.empty(0, np.int32), np.empty(0, np.float32), nothing, like.size)
+    return _Lists(
+        frozen(postings.places),
+        frozen(postings.scores),
+        frozen(postings.blocks),
+        frozen(postings.counts),
+        frozen(postings.ranges),
+        frozen(postings.offsets),
+        frozen(dead),
+    )
 
 
 def _visits(postings: ScorePostings, codes: Codes) -> Visits:
@@ -81,39 +103,217 @@ class _Users(NamedTuple):
 
 
 class _Lists(NamedTuple):
-    items: Items
+    """The arrays of :class:`ScorePostings`."""
+
+    places: Shorts
     scores: Floats
+    blocks: Shorts
+    counts: Shorts
+    ranges: Ints
     offsets: Ints
     dead: Bits
 
 
+_NO_LISTS = _Lists(
+    *(frozen(np.empty(0, kind)) for kind in (np.uint16, np.float32, np.uint16, np.uint16, np.int64, np.int64, np.uint8))
+)
+
+
+class _Cursors(NamedTuple):
+    """Where each code of a user stands: its next range and posting, and the end of its ranges."""
+
+    ranges: Ints
+    ends: Ints
+    postings: Ints
+
+
+class _Active(NamedTuple):
+    """The ranges of one block: first posting, end, and weight of each."""
+
+    begins: Ints
+    ends: Ints
+    weights: NDArray[np.float64]
+
+
+class _Best(NamedTuple):
+    """Keys of the items found; ``state`` is how many, the floor, and how many of them are known to be wanted.
+
+    ``bar`` is what a sum must exceed to round to the floor's score or more: the number before it.
+    """
+
+    keys: Ints
+    state: Ints
+    bar: Totals
+    k: int
+
+
 @kernel
 def _sum_rows(
-    users: _Users, segments: tuple[_Lists, _Lists], size: int, out: Items, out_scores: Floats, begin: int, end: int
+    users: _Users, segments: tuple[_Lists, _Lists], out: Items, out_scores: Floats, begin: int, end: int
 ) -> None:
-    lists, delta = segments
-    totals = np.zeros(size, np.float64)
-    touched = np.zeros(size, np.bool_)
-    keys = np.empty(size, np.int64)
+    width, k = users.codes.shape[1], out.shape[1]
+    totals = np.zeros(BLOCK, np.float64)
+    cursors = _Cursors(np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width, np.int64))
+    active = _Active(np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width, np.float64))
+    best = _Best(np.empty(k + _SPARE + _RUN, np.int64), np.zeros(3, np.int64), np.zeros(1), k)
     for user in range(begin, end):
-        if users.codes.shape[1] == 1 and users.weights[user, 0] > 0 and len(delta.items) == 0:
-            _first_unseen(users, lists, user, out, out_scores)
+        best.state[:], best.bar[0] = 0, -np.inf
+        best.state[1] = key_of(_LOWEST, np.int32(0x7FFFFFFF))
+        for lists in segments:
+            if len(lists.places) == 0:
+                continue
+            _visit(users, user, lists, cursors, active, totals, best)
+        found = np.sort(best.keys[: best.state[0]])[::-1]
+        for rank in range(len(found)):
+            out[user, rank], out_scores[user, rank] = index_of(found[rank]), score_of(found[rank])
+
+
+@kernel
+def _visit(
+    users: _Users, user: int, lists: _Lists, cursors: _Cursors, active: _Active, totals: Totals, best: _Best
+) -> None:
+    for column in range(len(cursors.ends)):
+        code = users.codes[user, column]
+        own = max(code, 0)
+        cursors.ranges[column], cursors.postings[column] = lists.ranges[own], lists.offsets[own]
+        cursors.ends[column] = lists.ranges[own + 1] if code >= 0 else lists.ranges[own]
+    while True:
+        block = _next_block(lists, cursors)
+        if block == _NO_BLOCK:
+            return
+        n, bound = _enter(users, user, lists, block, cursors, active)
+        first = np.int32(block) * BLOCK
+        if key_of(np.float32(bound), first) < best.state[1]:
             continue
-        n = _add_up(users, lists, user, totals, touched, keys, 0)
-        n = _add_up(users, delta, user, totals, touched, keys, n)
-        left = 0
-        for i in range(n):
-            item = np.int32(keys[i])
-            if not _unwanted(users, user, item):
-                keys[left] = key_of(np.float32(totals[item]), item)
-                left += 1
-            totals[item], touched[item] = 0.0, False
-        count = min(left, out.shape[1])
-        if left > count:
-            select_largest(keys, left, count)
-        best = np.sort(keys[:count])
-        for rank in range(count):
-            out[user, rank], out_scores[user, rank] = index_of(best[count - 1 - rank]), score_of(best[count - 1 - rank])
+        if n == 1 and active.weights[0] > 0:
+            _read_head(users, user, lists, first, active.begins[0], active.ends[0], active.weights[0], best)
+        else:
+            _add_up(lists, active, n, totals)
+            _gather(users, user, lists, first, active, n, totals, best)
+        _settle(users, user, lists.dead, best)
+
+
+@kernel
+def _next_block(lists: _Lists, cursors: _Cursors) -> int:
+    block = _NO_BLOCK
+    for column in range(len(cursors.ends)):
+        if cursors.ranges[column] < cursors.ends[column]:
+            block = min(block, int(lists.blocks[cursors.ranges[column]]))
+    return block
+
+
+@kernel
+def _enter(
+    users: _Users, user: int, lists: _Lists, block: int, cursors: _Cursors, active: _Active
+) -> tuple[int, float]:
+    """Collect the ranges of a block; how many there are, and a bound on the sums of its items."""
+    n, bound = 0, 0.0
+    for column in range(len(cursors.ends)):
+        at = cursors.ranges[column]
+        if at == cursors.ends[column] or lists.blocks[at] != block:
+            continue
+        begin, weight = cursors.postings[column], np.float64(users.weights[user, column])
+        end = begin + np.int64(lists.counts[at]) + 1
+        active.begins[n], active.ends[n], active.weights[n] = begin, end, weight
+        bound += max(0.0, weight * lists.scores[begin if weight > 0 else end - 1])
+        cursors.ranges[column], cursors.postings[column] = at + 1, end
+        n += 1
+    return n, bound
+
+
+@kernel
+def _add_up(lists: _Lists, active: _Active, n: int, totals: Totals) -> None:
+    for i in range(n):
+        part = slice(active.begins[i], active.ends[i])
+        _add(lists.places[part], lists.scores[part], active.weights[i], totals)
+
+
+@kernel
+def _add(places: Shorts, scores: Floats, weight: float, totals: Totals) -> None:
+    for posting in range(len(places)):
+        totals[places[posting]] += weight * scores[posting]
+
+
+@kernel
+def _read_head(
+    users: _Users, user: int, lists: _Lists, first: int, begin: int, end: int, weight: float, best: _Best
+) -> None:
+    """Note the postings of a single range until they fall below the floor."""
+    for start in range(begin, end, _RUN):
+        bar = best.bar[0]
+        for posting in range(start, min(start + _RUN, end)):
+            total = weight * lists.scores[posting]
+            if not total > bar:
+                return
+            _note(best, first + lists.places[posting], total)
+        if best.state[0] > best.k + _SPARE:
+            _settle(users, user, lists.dead, best)
+
+
+@kernel
+def _gather(
+    users: _Users, user: int, lists: _Lists, first: int, active: _Active, n: int, totals: Totals, best: _Best
+) -> None:
+    """Note each item of the active ranges once, and leave all totals zero."""
+    positive = best.bar[0] >= 0  # then what has been noted needs no other mark than zero
+    if positive and (active.ends[:n] - active.begins[:n]).sum() > _DENSE:
+        for start in range(0, BLOCK, _RUN):
+            _note_above(totals[start : start + _RUN], first + start, best)
+            if best.state[0] > best.k + _SPARE:
+                _settle(users, user, lists.dead, best)
+        return
+    spent = 0.0 if positive else -np.inf
+    for i in range(n):
+        for start in range(active.begins[i], active.ends[i], _RUN):
+            _note_places(lists.places[start : min(start + _RUN, active.ends[i])], first, totals, spent, best)
+            if best.state[0] > best.k + _SPARE:
+                _settle(users, user, lists.dead, best)
+    for i in range(0 if positive else n):
+        for posting in range(active.begins[i], active.ends[i]):
+            totals[lists.places[posting]] = 0.0
+
+
+@kernel
+def _note_places(places: Shorts, first: int, totals: Totals, spent: float, best: _Best) -> None:
+    bar = best.bar[0]
+    for place in places:
+        total, totals[place] = totals[place], spent
+        if total > bar:
+            _note(best, first + place, total)
+
+
+@kernel
+def _note_above(totals: Totals, first: int, best: _Best) -> None:
+    """The same for a run of totals, which is cheaper where most are touched."""
+    bar, above = best.bar[0], 0
+    for place in range(len(totals)):
+        above += totals[place] > bar
+    if above > 0:
+        for place in range(len(totals)):
+            if totals[place] > bar:
+                _note(best, first + place, totals[place])
+    totals[:] = 0.0
+
+
+@kernel
+def _note(best: _Best, item: int, total: float) -> None:
+    best.keys[best.state[0]] = key_of(np.float32(total), np.int32(item))
+    best.state[0] += 1
+
+
+@kernel
+def _settle(users: _Users, user: int, dead: Bits, best: _Best) -> None:
+    """Drop unwanted items among those noted since, keep the k best, raise the floor."""
+    left = best.state[2]
+    for i in range(left, best.state[0]):
+        key = best.keys[i]
+        if key > best.state[1] and not (_unwanted(users, user, index_of(key)) or _is_set(dead, index_of(key))):
+            best.keys[left] = key
+            left += 1
+    if left > best.k:
+        best.state[1], left = select_largest(best.keys, left, best.k), best.k
+        best.bar[0] = np.nextafter(score_of(best.state[1]), np.float32(-np.inf))
+    best.state[0] = best.state[2] = left
 
 
 @kernel
@@ -126,38 +326,3 @@ def _unwanted(users: _Users, user: int, item: int) -> bool:
 @kernel
 def _is_set(bits: Bits, item: int) -> bool:
     return len(bits) > 0 and bool((bits[item >> 3] >> (item & 7)) & 1)
-
-
-@kernel
-def _add_up(users: _Users, lists: _Lists, user: int, totals: Floats, touched: Items, keys: Ints, n: int) -> int:
-    """Sum the lists of a user into ``totals``; touched items follow the first ``n`` keys, how many is returned."""
-    for column in range(users.codes.shape[1]):
-        code, weight = users.codes[user, column], np.float64(users.weights[user, column])
-        if code < 0:
-            continue
-        for posting in range(lists.offsets[code], lists.offsets[code + 1]):
-            item = lists.items[posting]
-            if _is_set(lists.dead, item):
-                continue
-            totals[item] += weight * lists.scores[posting]
-            if not touched[item]:
-                touched[item] = True
-                keys[n] = item
-                n += 1
-    return n
-
-
-@kernel
-def _first_unseen(users: _Users, lists: _Lists, user: int, out: Items, out_scores: Floats) -> None:
-    """The answer where there is one list: its head, for lists are sorted."""
-    code, n = users.codes[user, 0], 0
-    if code < 0:
-        return
-    for posting in range(lists.offsets[code], lists.offsets[code + 1]):
-        if n == out.shape[1]:
-            break
-        item = lists.items[posting]
-        if not (_unwanted(users, user, item) or _is_set(lists.dead, item)):
-            out[user, n] = item
-            out_scores[user, n] = np.float32(np.float64(users.weights[user, 0]) * lists.scores[posting])
-            n += 1
