@@ -40,7 +40,7 @@ class PlainEncoderConfig(EncoderConfig):
         See :class:`~tesserec.nn.encoders.EncoderConfig`.
     """
 
-    kind: Literal["transformer", "windows", "mean", "none"] = "none"
+    kind: Literal["windows", "transformer", "mean", "none"] = "none"
 
 
 class MultiInterestNetwork(Network):

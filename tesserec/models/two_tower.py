@@ -29,7 +29,7 @@ class TwoTower(NeuralRetriever):
 
     Source: "Uni-InfoNCE u2i" with next-n labels of the TR user-item candidate-generation paper, which beats the
     published multi-interest models on Amazon Books. Ours: every position of a history is a training example, the
-    encoder may be a transformer, and negatives come from one seeded pool drawn from a mixture of popularity and
+    encoder may be any, and negatives come from one seeded pool drawn from a mixture of popularity and
     uniform rather than from the batch.
     """
 
