@@ -17,7 +17,7 @@ NOISE = 0.2
 
 
 class ComiRecSAConfig(MultiInterestConfig):
-    """Settings of :class:`ComiRecSA`; see also :class:`~tesserec.models.neural.NeuralConfig`.
+    """Settings of :class:`ComiRecSA`; see also :class:`~tesserec.models.network.NeuralConfig`.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class ComiRecSA(MultiInterestRetriever):
 
 
 class ComiRecDRConfig(MultiInterestConfig):
-    """Settings of :class:`ComiRecDR`; see also :class:`~tesserec.models.neural.NeuralConfig`.
+    """Settings of :class:`ComiRecDR`; see also :class:`~tesserec.models.network.NeuralConfig`.
 
     Attributes
     ----------

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from tesserec.files import write_json
-from tesserec.models.neural import Network
+from tesserec.models.network import Network
 
 if TYPE_CHECKING:
     from tesserec.models.sparcode import SparCodeNetwork

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from tesserec.data.features import ItemFeatures
 from tesserec.models.multi_interest import MultiInterestConfig, MultiInterestNetwork, MultiInterestRetriever
-from tesserec.models.neural import TensorBatch
+from tesserec.models.network import TensorBatch
 from tesserec.nn.routing import route
 
 
 class MindConfig(MultiInterestConfig):
-    """Settings of :class:`Mind`; see also :class:`~tesserec.models.neural.NeuralConfig`.
+    """Settings of :class:`Mind`; see also :class:`~tesserec.models.network.NeuralConfig`.
 
     Attributes
     ----------

@@ -8,7 +8,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from tesserec.models.neural import Network, NeuralConfig, NeuralRetriever, TensorBatch
+from tesserec.models.network import Network, NeuralConfig, TensorBatch
+from tesserec.models.neural import NeuralRetriever
 from tesserec.nn.encoders import EncoderConfig
 from tesserec.nn.losses import full_softmax
 from tesserec.training.config import DotProductTraining
@@ -27,7 +28,7 @@ class TransformerConfig(EncoderConfig):
 
 
 class SASRecConfig(NeuralConfig):
-    """Settings of :class:`SASRec`; see :class:`~tesserec.models.neural.NeuralConfig`.
+    """Settings of :class:`SASRec`; see :class:`~tesserec.models.network.NeuralConfig`.
 
     Attributes
     ----------

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from tesserec.models.neural import Network, NeuralConfig, NeuralRetriever, TensorBatch
+from tesserec.models.network import Network, NeuralConfig, TensorBatch
+from tesserec.models.neural import NeuralRetriever
 
 
 class TwoTowerConfig(NeuralConfig):
-    """Settings of :class:`TwoTower`; see :class:`~tesserec.models.neural.NeuralConfig`."""
+    """Settings of :class:`TwoTower`; see :class:`~tesserec.models.network.NeuralConfig`."""
 
     horizon: int = Field(5, ge=1)
 
