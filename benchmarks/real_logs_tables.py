@@ -128,12 +128,8 @@ def quality(measured: Sequence[Entry]) -> list[str]:
         cells = [_interval(one.of_users(name)) if one.has(name) else "" for name in COLUMNS]
         cells += [_number(one.mean("metrics", name, "value")) for name in MEANS]
         epochs = one.mean("epochs")
-        cells += [
-            str(len(one.rows)),
-            one.device,
-            "" if epochs is None else f"{epochs:.0f}",
-            f"{one.mean('seconds'):.0f} s",
-        ]
+        cells += [str(len(one.rows)), one.device, "" if epochs is None else f"{epochs:.0f}"]
+        cells.append(f"{one.mean('seconds'):.0f} s")
         lines.append(_line(one.label, *cells))
     return lines
 
