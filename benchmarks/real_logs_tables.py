@@ -111,6 +111,7 @@ def render(
         *quality(measured),
         *interests(measured),
         *paired(measured, rivals, codebooks),
+        *several_against_one(measured),
         "",
         "<details><summary>Settings</summary>",
         "",
@@ -186,19 +187,38 @@ def paired(measured: Sequence[Entry], rivals: Sequence[str], codebooks: Sequence
     if not ours or not theirs:
         return []
     best = max(ours, key=lambda one: float(np.mean(one.of_users("recall@50"))))
-    table = np.stack([_difference(best, one, metric) for one in theirs for metric in PAIRED], axis=1)
-    found, p = estimates(table), holm(randomisation_test(table))
-    lines = [
+    return [
         "",
         f"Difference of **{best.label}**, the codebook method with the largest recall@50, from each rival, paired by "
         "user over the seeds that both have; p of a randomisation test, Holm-corrected:",
         "",
-        *_head("rival", "seeds", *(f"{metric}, p" for metric in PAIRED)),
+        *_differences("rival", [(best, one) for one in theirs], [one.label for one in theirs]),
     ]
-    for place, one in enumerate(theirs):
+
+
+def several_against_one(measured: Sequence[Entry]) -> list[str]:
+    """Each model with several interests against itself with one, where both were measured."""
+    by_label = {one.label: one for one in measured}
+    pairs = [(one, by_label[f"{one.label}, K = 1"]) for one in measured if f"{one.label}, K = 1" in by_label]
+    if not pairs:
+        return []
+    return [
+        "",
+        "Difference of several interests from the same model with one (trained so, or for SPARC and GemiRec the same "
+        "network searched so), by the same test:",
+        "",
+        *_differences("model", pairs, [several.label for several, _ in pairs]),
+    ]
+
+
+def _differences(head: str, pairs: Sequence[tuple[Entry, Entry]], labels: Sequence[str]) -> list[str]:
+    """A table with a row a pair: the first less the second in every paired metric, with intervals and corrected p."""
+    table = np.stack([_difference(*pair, metric) for pair in pairs for metric in PAIRED], axis=1)
+    found, p = estimates(table), holm(randomisation_test(table))
+    lines = _head(head, "seeds", *(f"{metric}, p" for metric in PAIRED))
+    for place, (pair, label) in enumerate(zip(pairs, labels, strict=True)):
         at = range(place * len(PAIRED), (place + 1) * len(PAIRED))
-        seeds = str(len(_shared_seeds(best, one)))
-        lines.append(_line(one.label, seeds, *(f"{_signed(found[i])}, {p[i]:.4f}" for i in at)))
+        lines.append(_line(label, str(len(_shared_seeds(*pair))), *(f"{_signed(found[i])}, {p[i]:.4f}" for i in at)))
     return lines
 
 
