@@ -256,6 +256,7 @@ def measure(place: Path, entry: Entry, cells: np.ndarray[Any, Any], row_file: Pa
         "fingerprint": found.fingerprint,
         "protocol": found.protocol,
         "versions": opened.facts["versions"],
+        "device": device(entry),
         "settings": [f"{key}={one['value']}" for key, one in opened.facts["settings"].items() if one["from"] == "set"],
         "policy": dict(entry.policy),
         "seconds": sum(one["seconds"] for one in log) if log else opened.facts["seconds"],
@@ -277,6 +278,14 @@ def interest_figures(opened: runs.Run, dataset: Dataset, cells: np.ndarray[Any, 
     found = evaluate_interests(opened.model.searcher, dataset, cells=cells, codes=codes)
     size = {} if codes is None else {"codebook/codes": codes[1]}
     return {name: figure.value for name, figure in found.figures.items()} | size
+
+
+def device(entry: Entry) -> str:
+    """What trained a model: the graphics card's name, or the processor."""
+    import torch
+
+    trained = entry.model not in UNTRAINED and torch.cuda.is_available()
+    return torch.cuda.get_device_name() if trained else "cpu"
 
 
 def novelty(two_tower: Path, kept_in: Path) -> np.ndarray[Any, Any]:

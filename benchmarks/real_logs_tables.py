@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +57,22 @@ class Entry:
     def __init__(self, label: str, files: list[Path]) -> None:
         self.label = label
         self.rows = [read_json(file) for file in files]
-        self.users = [pl.read_parquet(file.with_suffix(".parquet")) for file in files]
+        tables = [pl.read_parquet(file.with_suffix(".parquet")) for file in files]
+        self.users = {row["seed"]: users for row, users in zip(self.rows, tables, strict=True)}
 
-    def of_users(self, metric: str) -> Any:
-        """A metric of each user, averaged over seeds."""
-        return np.mean([users[metric].to_numpy() for users in self.users], axis=0, dtype=np.float64)
+    def of_users(self, metric: str, seeds: Iterable[int] | None = None) -> Any:
+        """A metric of each user, averaged over all seeds or the given ones."""
+        chosen = self.users if seeds is None else seeds
+        return np.mean([self.users[seed][metric].to_numpy() for seed in chosen], axis=0, dtype=np.float64)
+
+    def has(self, metric: str) -> bool:
+        """Whether every row has the metric of each user."""
+        return all(metric in users.columns for users in self.users.values())
+
+    @property
+    def device(self) -> str:
+        """What trained it; several where its seeds differ in that."""
+        return ", ".join(sorted({row["device"].removeprefix("NVIDIA ") for row in self.rows}))
 
     def mean(self, *path: str) -> float | None:
         """A figure of the rows, averaged over seeds; None where a row lacks it."""
@@ -100,6 +111,7 @@ def render(
         *quality(measured),
         *interests(measured),
         *paired(measured, rivals, codebooks),
+        *several_against_one(measured),
         "",
         "<details><summary>Settings</summary>",
         "",
@@ -112,12 +124,13 @@ def render(
 
 def quality(measured: Sequence[Entry]) -> list[str]:
     """Accuracy, and what it cost."""
-    lines = _head("model", *COLUMNS, *MEANS, "seeds", "epochs", "training steps")
+    lines = _head("model", *COLUMNS, *MEANS, "seeds", "device", "epochs", "training steps")
     for one in measured:
-        cells = [_interval(one.of_users(name)) if name in one.users[0].columns else "" for name in COLUMNS]
+        cells = [_interval(one.of_users(name)) if one.has(name) else "" for name in COLUMNS]
         cells += [_number(one.mean("metrics", name, "value")) for name in MEANS]
         epochs = one.mean("epochs")
-        cells += [str(len(one.rows)), "" if epochs is None else f"{epochs:.0f}", f"{one.mean('seconds'):.0f} s"]
+        cells += [str(len(one.rows)), one.device, "" if epochs is None else f"{epochs:.0f}"]
+        cells.append(f"{one.mean('seconds'):.0f} s")
         lines.append(_line(one.label, *cells))
     return lines
 
@@ -174,20 +187,50 @@ def paired(measured: Sequence[Entry], rivals: Sequence[str], codebooks: Sequence
     if not ours or not theirs:
         return []
     best = max(ours, key=lambda one: float(np.mean(one.of_users("recall@50"))))
-    differences = [best.of_users(metric) - one.of_users(metric) for one in theirs for metric in PAIRED]
-    table = np.stack(differences, axis=1)
-    found, p = estimates(table), holm(randomisation_test(table))
-    lines = [
+    return [
         "",
         f"Difference of **{best.label}**, the codebook method with the largest recall@50, from each rival, paired by "
-        "user; p of a randomisation test, Holm-corrected:",
+        "user over the seeds that both have; p of a randomisation test, Holm-corrected:",
         "",
-        *_head("rival", *(f"{metric}, p" for metric in PAIRED)),
+        *_differences("rival", [(best, one) for one in theirs], [one.label for one in theirs]),
     ]
-    for place, one in enumerate(theirs):
+
+
+def several_against_one(measured: Sequence[Entry]) -> list[str]:
+    """Each model with several interests against itself with one, where both were measured."""
+    by_label = {one.label: one for one in measured}
+    pairs = [(one, by_label[f"{one.label}, K = 1"]) for one in measured if f"{one.label}, K = 1" in by_label]
+    if not pairs:
+        return []
+    return [
+        "",
+        "Difference of several interests from the same model with one (trained so, or for SPARC and GemiRec the same "
+        "network searched so), by the same test:",
+        "",
+        *_differences("model", pairs, [several.label for several, _ in pairs]),
+    ]
+
+
+def _differences(head: str, pairs: Sequence[tuple[Entry, Entry]], labels: Sequence[str]) -> list[str]:
+    """A table with a row a pair: the first less the second in every paired metric, with intervals and corrected p."""
+    table = np.stack([_difference(*pair, metric) for pair in pairs for metric in PAIRED], axis=1)
+    found, p = estimates(table), holm(randomisation_test(table))
+    lines = _head(head, "seeds", *(f"{metric}, p" for metric in PAIRED))
+    for place, (pair, label) in enumerate(zip(pairs, labels, strict=True)):
         at = range(place * len(PAIRED), (place + 1) * len(PAIRED))
-        lines.append(_line(one.label, *(f"{_signed(found[i])}, {p[i]:.4f}" for i in at)))
+        lines.append(_line(label, str(len(_shared_seeds(*pair))), *(f"{_signed(found[i])}, {p[i]:.4f}" for i in at)))
     return lines
+
+
+def _shared_seeds(one: Entry, other: Entry) -> list[int]:
+    """Seeds that both were trained with."""
+    return sorted(one.users.keys() & other.users.keys())
+
+
+def _difference(one: Entry, other: Entry, metric: str) -> Any:
+    """One less the other for each user, averaged over the seeds that both have, so that neither is smoothed more."""
+    seeds = _shared_seeds(one, other)
+    return one.of_users(metric, seeds) - other.of_users(metric, seeds)
 
 
 def _head(*names: str) -> list[str]:

@@ -14,7 +14,7 @@ import tesserec
 PACKAGE = Path(tesserec.__file__).parent
 ORDER = ("core", "data", "index", "evaluation", "adapters", "serving", "nn", "training", "models", "cli")
 CORE = ("errors", "files", "__init__")
-CLI = ("cli", "runs", "updates", "ablations", "__main__")
+CLI = ("cli", "runs", "evaluations", "updates", "ablations", "__main__")
 WITHOUT_TORCH = ("core", "data", "index", "evaluation", "adapters", "serving")
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -94,7 +94,8 @@ def _dataset(path: Path) -> Facts:
 
 
 def _run(path: Path) -> Facts:
-    from tesserec.runs import evaluation_path, how_to_resume, load_interests, load_run
+    from tesserec.evaluations import evaluation_path, load_interests
+    from tesserec.runs import how_to_resume, load_run
 
     run = load_run(path)
     facts: Facts = {"kind": "run", "model": run.facts["model"], "state": "finished"}

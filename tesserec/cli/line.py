@@ -21,6 +21,7 @@ from tesserec.data.prepare import prepare
 from tesserec.data.world import World
 from tesserec.errors import TrainingRefused, UserError
 from tesserec.evaluation.result import Evaluation
+from tesserec.evaluations import evaluate_run, write_run_report
 from tesserec.files import write_json
 from tesserec.index.bundle import Bundle
 
@@ -61,7 +62,7 @@ def run_line(out: Path, data: Path | None, items: Path | None, *, short: bool, s
     runs.index_run(out / "runs" / names[-1], out / "bundles")
     history = _print_answers(out, world)
     if all(importlib.util.find_spec(name) for name in ("jinja2", "matplotlib")):
-        say(f"report: {runs.write_run_report([out / 'runs' / name for name in names], out / 'report.html')}")
+        say(f"report: {write_run_report([out / 'runs' / name for name in names], out / 'report.html')}")
     say(f"the whole line took {time.perf_counter() - begin:.0f} s")
     _print_next(out, names, history)
 
@@ -109,7 +110,7 @@ def _settings(name: str, size: Size, items: int) -> list[str]:
 def _evaluate(out: Path, names: list[str]) -> dict[str, Evaluation]:
     """All runs measured alike, with the served model's interests as the common ground for novelty."""
     cells_of = out / "runs" / "sparc" if "sparc" in names else None
-    return {name: runs.evaluate_run(out / "runs" / name, ks=KS, cells_of=cells_of) for name in names}
+    return {name: evaluate_run(out / "runs" / name, ks=KS, cells_of=cells_of) for name in names}
 
 
 def _print_results(evaluations: dict[str, Evaluation], world: World | None) -> None:

@@ -44,7 +44,7 @@ def evaluate(
 
         tesserec evaluate runs/popularity --cells runs/sparc
     """
-    from tesserec.runs import REPORT, evaluate_run, load_interests, write_run_report
+    from tesserec.evaluations import REPORT, evaluate_run, load_interests, write_run_report
 
     ks = parse_ks(k)
     existing(run, "a run that `tesserec train` wrote")
@@ -89,7 +89,7 @@ def compare(
 
         tesserec compare runs/two-tower runs/sparc --metric recall@20 --report comparison.html
     """
-    from tesserec.runs import compare_runs, write_run_report
+    from tesserec.evaluations import compare_runs, write_run_report
 
     for run in runs:
         existing(run, "a run that `tesserec train` wrote")

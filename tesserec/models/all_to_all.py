@@ -18,7 +18,8 @@ from tesserec.index.contract import Floats
 from tesserec.index.postings import EveryItem
 from tesserec.index.searcher import Searcher
 from tesserec.models.codebooks import WarmConfig
-from tesserec.models.neural import Network, NeuralRetriever, TensorBatch, last_valid
+from tesserec.models.network import Network, TensorBatch, last_valid
+from tesserec.models.neural import NeuralRetriever
 from tesserec.nn.cross import CrossScorer
 from tesserec.nn.losses import softmax_of_scores
 from tesserec.nn.tokens import TokensConfig, build_tokenizer

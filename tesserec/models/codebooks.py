@@ -8,11 +8,11 @@ from torch.nn import functional as F
 from typing_extensions import Self
 
 from tesserec.errors import ConfigError
-from tesserec.models.neural import Network, NeuralConfig
+from tesserec.models.network import Network, NeuralConfig
 
 
 class WarmConfig(NeuralConfig):
-    """Settings of models that start as a single-vector model; see :class:`~tesserec.models.neural.NeuralConfig`.
+    """Settings of models that start as a single-vector model; see :class:`~tesserec.models.network.NeuralConfig`.
 
     Attributes
     ----------

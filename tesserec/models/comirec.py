@@ -9,12 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tesserec.data.features import ItemFeatures
-from tesserec.models.multi_interest import (
-    MultiInterestConfig,
-    MultiInterestNetwork,
-    MultiInterestRetriever,
-    PlainEncoderConfig,
-)
+from tesserec.models.multi_interest import MultiInterestConfig, MultiInterestNetwork, MultiInterestRetriever
 from tesserec.nn.routing import SelfAttention, pool, route
 
 NOISE = 0.2
@@ -22,20 +17,16 @@ NOISE = 0.2
 
 
 class ComiRecSAConfig(MultiInterestConfig):
-    """Settings of :class:`ComiRecSA`; see also :class:`~tesserec.models.neural.NeuralConfig`.
+    """Settings of :class:`ComiRecSA`; see also :class:`~tesserec.models.network.NeuralConfig`.
 
     Attributes
     ----------
-    encoder, temperature
-        Items and their positions, and 0.1, unless set otherwise.
     interests
         Vectors a user (K).
     hidden
         Width of the attention's hidden layer as a multiple of ``encoder.dim``.
     """
 
-    encoder: PlainEncoderConfig = PlainEncoderConfig()
-    temperature: float = Field(0.1, gt=0)
     hidden: int = Field(4, ge=1)
 
 
@@ -64,8 +55,9 @@ class ComiRecSA(MultiInterestRetriever):
     -----
     Ours: every position of a row is an example, so the interests of all its prefixes are drawn at once; cosine
     similarity with a temperature, and a sampled softmax with log-Q correction. What is attended to are the encoder's
-    states: by default items and their positions, the paper's own form but for one difference, that it adds positions
-    for the weights alone, and here they are in the sums too.
+    states, by default means of windows, which did better on the logs tried. With ``encoder.kind = "none"`` they are
+    items and their positions, the paper's own form but for one difference, that it adds positions for the weights
+    alone, and here they are in the sums too.
     """
 
     name = "comirec-sa"
@@ -75,12 +67,10 @@ class ComiRecSA(MultiInterestRetriever):
 
 
 class ComiRecDRConfig(MultiInterestConfig):
-    """Settings of :class:`ComiRecDR`; see also :class:`~tesserec.models.neural.NeuralConfig`.
+    """Settings of :class:`ComiRecDR`; see also :class:`~tesserec.models.network.NeuralConfig`.
 
     Attributes
     ----------
-    encoder, temperature
-        Items and their positions, and 0.1, unless set otherwise.
     interests
         Vectors a user (K).
     iterations
@@ -90,8 +80,6 @@ class ComiRecDRConfig(MultiInterestConfig):
         and interest, as in the authors' code, with ``encoder.max_length`` times as many weights.
     """
 
-    encoder: PlainEncoderConfig = PlainEncoderConfig()
-    temperature: float = Field(0.1, gt=0)
     iterations: int = Field(3, ge=1)
     maps: Literal["interest", "position"] = "interest"
 

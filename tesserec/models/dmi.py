@@ -16,7 +16,7 @@ from tesserec.models.multi_interest import (
     PlainEncoderConfig,
     nearest_interest,
 )
-from tesserec.models.neural import TensorBatch
+from tesserec.models.network import TensorBatch
 from tesserec.nn.diffusion import Denoiser, Schedule, alpha_bars, ddim, even_path, noised
 from tesserec.nn.routing import SelfAttention, pool
 

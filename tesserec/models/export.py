@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tesserec.data.features import Vocabulary
 from tesserec.files import write_json
 from tesserec.index.catalogue import Catalogue
-from tesserec.models.neural import Network
+from tesserec.models.network import Network
 
 if TYPE_CHECKING:
     from tesserec.models.sparcode import SparCodeNetwork

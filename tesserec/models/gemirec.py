@@ -13,7 +13,8 @@ from typing_extensions import Self
 from tesserec.data.features import ItemFeatures
 from tesserec.index.contract import Merge, Policy
 from tesserec.models.codebooks import InterestNetwork, WarmConfig, check_codes
-from tesserec.models.neural import NeuralRetriever, TensorBatch, last_valid
+from tesserec.models.network import TensorBatch, last_valid
+from tesserec.models.neural import NeuralRetriever
 from tesserec.nn.dictionary import DictionaryConfig, InterestDictionary
 from tesserec.nn.encoders import Block, causal_mask
 from tesserec.nn.generative import NEVER, AutoregressivePosterior, number_of, tuple_of

@@ -9,23 +9,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tesserec.data.features import ItemFeatures
-from tesserec.models.multi_interest import (
-    MultiInterestConfig,
-    MultiInterestNetwork,
-    MultiInterestRetriever,
-    PlainEncoderConfig,
-)
-from tesserec.models.neural import TensorBatch
+from tesserec.models.multi_interest import MultiInterestConfig, MultiInterestNetwork, MultiInterestRetriever
+from tesserec.models.network import TensorBatch
 from tesserec.nn.routing import route
 
 
 class MindConfig(MultiInterestConfig):
-    """Settings of :class:`Mind`; see also :class:`~tesserec.models.neural.NeuralConfig`.
+    """Settings of :class:`Mind`; see also :class:`~tesserec.models.network.NeuralConfig`.
 
     Attributes
     ----------
-    encoder, temperature
-        Items and their positions, and 0.1, unless set otherwise.
     interests
         Vectors a user (K), at most, if ``adaptive``.
     iterations
@@ -42,8 +35,6 @@ class MindConfig(MultiInterestConfig):
         Use ``max(1, min(K, log2(n)))`` interests, rounded down, for a history of n events.
     """
 
-    encoder: PlainEncoderConfig = PlainEncoderConfig()
-    temperature: float = Field(0.1, gt=0)
     iterations: int = Field(3, ge=1)
     logit_std: float = Field(1.0, gt=0)
     relu: bool = False

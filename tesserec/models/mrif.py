@@ -21,7 +21,7 @@ from tesserec.nn.routing import pool
 
 
 class MrifConfig(MultiInterestConfig):
-    """Settings of :class:`Mrif`; see also :class:`~tesserec.models.neural.NeuralConfig`.
+    """Settings of :class:`Mrif`; see also :class:`~tesserec.models.network.NeuralConfig`.
 
     Attributes
     ----------

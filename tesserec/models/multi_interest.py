@@ -15,12 +15,13 @@ from torch import Tensor
 
 from tesserec.data.features import ItemFeatures
 from tesserec.index.contract import Policy
-from tesserec.models.neural import Network, NeuralConfig, NeuralRetriever, TensorBatch
+from tesserec.models.network import Network, NeuralConfig, TensorBatch
+from tesserec.models.neural import NeuralRetriever
 from tesserec.nn.encoders import EncoderConfig
 
 
 class MultiInterestConfig(NeuralConfig):
-    """Settings of models with several free vectors; see :class:`~tesserec.models.neural.NeuralConfig`.
+    """Settings of models with several free vectors; see :class:`~tesserec.models.network.NeuralConfig`.
 
     Attributes
     ----------
@@ -40,7 +41,7 @@ class PlainEncoderConfig(EncoderConfig):
         See :class:`~tesserec.nn.encoders.EncoderConfig`.
     """
 
-    kind: Literal["transformer", "windows", "mean", "none"] = "none"
+    kind: Literal["windows", "transformer", "mean", "none"] = "none"
 
 
 class MultiInterestNetwork(Network):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tesserec.models.comirec import ComiRecSAConfig, ComiRecSANetwork
 from tesserec.models.multi_interest import MultiInterestRetriever, nearest_interest
-from tesserec.models.neural import TensorBatch
+from tesserec.models.network import TensorBatch
 from tesserec.nn.routing import attention_spread
 
 

@@ -8,21 +8,38 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from tesserec.models.neural import Network, NeuralConfig, NeuralRetriever, TensorBatch
+from tesserec.models.network import Network, NeuralConfig, TensorBatch
+from tesserec.models.neural import NeuralRetriever
+from tesserec.nn.encoders import EncoderConfig
 from tesserec.nn.losses import full_softmax
 from tesserec.training.config import DotProductTraining
 
 
-class SASRecConfig(NeuralConfig):
-    """Settings of :class:`SASRec`; see :class:`~tesserec.models.neural.NeuralConfig`.
+class TransformerConfig(EncoderConfig):
+    """A causal transformer, which is what SASRec is, unless told otherwise.
 
     Attributes
     ----------
+    kind
+        See :class:`~tesserec.nn.encoders.EncoderConfig`.
+    """
+
+    kind: Literal["windows", "transformer", "mean", "none"] = "transformer"
+
+
+class SASRecConfig(NeuralConfig):
+    """Settings of :class:`SASRec`; see :class:`~tesserec.models.network.NeuralConfig`.
+
+    Attributes
+    ----------
+    encoder
+        A transformer, unless set otherwise.
     loss
         ``full``: cross-entropy over the whole catalogue. ``sampled``: over the shared pool of negatives, for
         catalogues where the full one costs too much (beyond about 50,000 items on a CPU).
     """
 
+    encoder: TransformerConfig = TransformerConfig()
     training: DotProductTraining = DotProductTraining()
     normalise: bool = False
     temperature: float = Field(1.0, gt=0)

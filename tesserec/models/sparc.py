@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from tesserec.data.features import ItemFeatures
 from tesserec.index.contract import Merge, Policy
 from tesserec.models.codebooks import InterestNetwork, WarmConfig, check_codes
-from tesserec.models.neural import NeuralRetriever, TensorBatch, last_valid
+from tesserec.models.network import TensorBatch, last_valid
+from tesserec.models.neural import NeuralRetriever
 from tesserec.nn.codebook import upkeep
 from tesserec.nn.interests import Posterior, Reader, cell_logits
 from tesserec.nn.losses import bpr, info_nce

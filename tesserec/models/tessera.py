@@ -16,14 +16,8 @@ from tesserec.data.features import ItemFeatures
 from tesserec.errors import ConfigError
 from tesserec.index.contract import Policy
 from tesserec.models.codebooks import WarmConfig
-from tesserec.models.neural import (
-    Network,
-    NeuralRetriever,
-    TensorBatch,
-    TorchSide,
-    last_valid,
-    some_users,
-)
+from tesserec.models.network import Network, TensorBatch, last_valid
+from tesserec.models.neural import NeuralRetriever, TorchSide, some_users
 from tesserec.nn.cells import members, start_cells, step_cells
 from tesserec.nn.codebook import judge
 from tesserec.nn.factorised import Layout, LowRankReader, Moments, best_heat, cell_softmax, log_mass_of_groups

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from tesserec.models.neural import Network, NeuralConfig, NeuralRetriever, TensorBatch
+from tesserec.models.network import Network, NeuralConfig, TensorBatch
+from tesserec.models.neural import NeuralRetriever
 
 
 class TwoTowerConfig(NeuralConfig):
-    """Settings of :class:`TwoTower`; see :class:`~tesserec.models.neural.NeuralConfig`."""
+    """Settings of :class:`TwoTower`; see :class:`~tesserec.models.network.NeuralConfig`."""
 
     horizon: int = Field(5, ge=1)
 
@@ -29,7 +30,7 @@ class TwoTower(NeuralRetriever):
 
     Source: "Uni-InfoNCE u2i" with next-n labels of the TR user-item candidate-generation paper, which beats the
     published multi-interest models on Amazon Books. Ours: every position of a history is a training example, the
-    encoder may be a transformer, and negatives come from one seeded pool drawn from a mixture of popularity and
+    encoder may be any, and negatives come from one seeded pool drawn from a mixture of popularity and
     uniform rather than from the batch.
     """
 

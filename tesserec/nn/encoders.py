@@ -22,13 +22,14 @@ class EncoderConfig(BaseModel):
     Attributes
     ----------
     kind
-        ``transformer`` (causal, pre-norm), ``windows`` (means of the newest 1, 2, 4, ... events and what an MLP adds to
-        them), ``mean`` (running mean of the history and one linear map), or ``none`` (items and their positions, for
-        methods that read the history themselves).
+        ``windows`` (means of the newest 1, 2, 4, ... events and what an MLP adds to them), ``transformer`` (causal,
+        pre-norm), ``mean`` (running mean of the history and one linear map), or ``none`` (items and their positions,
+        for methods that read the history themselves).
     dim
         Width of items, states and codes.
     layers, heads, expansion
-        Blocks, attention heads and the width of the feed-forward layer as a multiple of ``dim``; transformer only.
+        Of a transformer: blocks, attention heads, and the feed-forward layer's width as a multiple of ``dim``; the MLP
+        of windows has the same width, and a method's own attention blocks the same heads.
     max_length
         Newest events that are read.
     dropout
@@ -38,7 +39,7 @@ class EncoderConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["transformer", "windows", "mean", "none"] = "transformer"
+    kind: Literal["windows", "transformer", "mean", "none"] = "windows"
     dim: int = Field(64, ge=2)
     layers: int = Field(2, ge=1)
     heads: int = Field(2, ge=1)
@@ -179,7 +180,7 @@ class PositionEncoder(nn.Module):
         return out
 
 
-ENCODERS = {"transformer": TransformerEncoder, "windows": WindowEncoder, "mean": MeanEncoder, "none": PositionEncoder}
+ENCODERS = {"windows": WindowEncoder, "transformer": TransformerEncoder, "mean": MeanEncoder, "none": PositionEncoder}
 
 
 def build_encoder(config: EncoderConfig) -> nn.Module:

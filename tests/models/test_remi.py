@@ -5,7 +5,7 @@ import torch
 
 from tesserec.data.batches import NegativeSampler, SequenceBatches
 from tesserec.models import model_class
-from tesserec.models.neural import TensorBatch
+from tesserec.models.network import TensorBatch
 from tests.models.worlds import SMALL, dataset, fitted
 
 

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from tesserec.errors import ConfigError
 from tesserec.evaluation.metrics import recall
-from tesserec.models.neural import FitTask, TensorBatch
+from tesserec.models.network import TensorBatch
+from tesserec.models.neural import FitTask
 from tesserec.models.tessera import Tessera, TesseraConfig, TesseraNetwork
 from tests.models.worlds import dataset, fitted, settings, world
 

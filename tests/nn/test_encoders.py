@@ -52,4 +52,4 @@ def test_windows_start_as_a_mean_of_the_means_of_the_newest_events():
 
 def test_heads_must_divide_the_width():
     with pytest.raises(ConfigError, match=r"encoder\.dim = 10 .* encoder\.heads = 4"):
-        build_encoder(EncoderConfig(dim=10, heads=4))
+        build_encoder(EncoderConfig(kind="transformer", dim=10, heads=4))
