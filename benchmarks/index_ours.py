@@ -12,7 +12,7 @@ from benchmarks.index_world import IndexWorld, exact_answers, make_cells, make_p
 from tesserec.index.calibration import from_masses
 from tesserec.index.filters import NOTHING
 from tesserec.index.scan import best_together, cells_in_order
-from tesserec.index.search import mass_before
+from tesserec.index.visiting import mass_before
 
 _NOBODY = np.empty(0, np.int32)
 _SHARPNESS = (20.0, 40.0, 80.0)

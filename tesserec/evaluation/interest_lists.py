@@ -14,9 +14,9 @@ from tesserec.evaluation.codebooks import telling
 from tesserec.index.contract import Candidates, Codes, Floats, UserSide
 from tesserec.index.interests import choose
 from tesserec.index.postings import VectorPostings
-from tesserec.index.search import known_cells
 from tesserec.index.searcher import Searcher
 from tesserec.index.topk import cells_topk, exact_topk
+from tesserec.index.visiting import known_cells
 
 MOST_READ = 8
 """Interests looked at where each searches its own cell alone and so a request reads as many as there are cells."""

@@ -92,7 +92,7 @@ def calibrate(searcher: Searcher, histories: Histories, policy: Policy, k: int =
 
 def before_items(searcher: Searcher, histories: Histories, items: NDArray[np.int32]) -> NDArray[np.float64]:
     """Mass visited before the cell of each item ``(users, k)``, flat and without the unfilled places."""
-    from tesserec.index.search import mass_before
+    from tesserec.index.visiting import mass_before
 
     postings: VectorPostings = searcher.postings  # type: ignore[assignment]
     masses = []

@@ -10,7 +10,6 @@ postings that never change, and a search visits both segments of every cell.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from tesserec.data.histories import Histories
 from tesserec.errors import ArtefactError, DataError, UserError
 from tesserec.index.arrays import check_offsets, check_rows, facts_of, map_array, number_of, save_arrays
-from tesserec.index.filters import NOTHING, Bits, Blocked, bitmap, union
+from tesserec.index.delta import Delta
+from tesserec.index.filters import Bits, bitmap
 from tesserec.index.scan import TILE, Segment, Tiles, make_tiles, segment_of, tile_offsets_of
 from tesserec.index.score_postings import ScorePostings
-from tesserec.index.topk import ItemVectors, TopK, frozen, item_vectors, merge_topk
+from tesserec.index.topk import ItemVectors, frozen, item_vectors
 
 Floats = NDArray[np.float32]
 Items = NDArray[np.int32]
@@ -292,76 +291,6 @@ class VectorPostings:
             made = make_tiles(self.vectors, self.offsets)
             if not all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(made, self.tiles, strict=True)):
                 raise ArtefactError("tiles.npy or scales.npy does not go with the vectors; publish the bundle again")
-
-
-@dataclass(frozen=True, eq=False)
-class Delta:
-    """What has changed since the base was built.
-
-    Attributes
-    ----------
-    rows
-        Postings of the new and the updated items, numbered by their order among themselves.
-    ids
-        Item of each of those numbers, rising, int32.
-    dead
-        Bitmap of the base's items that are removed or superseded, see :class:`tesserec.index.filters.Blocked`.
-    size
-        Number of item indices.
-    """
-
-    rows: VectorPostings
-    ids: Items
-    dead: Bits
-    size: int
-
-    def local(self, items: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
-        """Numbers of items in ``rows``, -1 where they are not in it."""
-        if not len(self.ids):
-            return np.full(np.shape(items), -1)
-        at = np.minimum(np.searchsorted(self.ids, items), len(self.ids) - 1)
-        return np.where(self.ids[at] == items, at, -1)
-
-    def local_rows(self, rows: Histories) -> Histories:
-        """Sets of items as numbers in ``rows``; others are left out."""
-        flat = rows.compact()
-        local = self.local(flat.values)
-        ends = np.append(0, np.cumsum(local >= 0))[np.append(0, flat.stops)]
-        return Histories.from_offsets(local[local >= 0].astype(np.int32), ends)
-
-    def local_blocked(self, blocked: Blocked) -> Blocked:
-        """Blocked items as numbers in ``rows``."""
-        listed = self.local(blocked.listed)
-        bits = blocked.bits
-        if len(bits):
-            bits = bitmap(np.flatnonzero((bits[self.ids >> 3] >> (self.ids & 7)) & 1), len(self.ids))
-        return Blocked(listed[listed >= 0].astype(np.int32), bits)
-
-
-def both_segments(
-    postings: VectorPostings,
-    search: Callable[[VectorPostings, Histories | None, Blocked], TopK],
-    unwanted: Histories | None,
-    blocked: Blocked = NOTHING,
-) -> TopK:
-    """The best of the base and of what lies on top of it.
-
-    Parameters
-    ----------
-    search
-        Searches postings without a delta, leaving out unwanted and blocked items.
-    unwanted
-        Items that each query must not be given.
-    """
-    delta = postings.delta
-    best = search(postings, unwanted, union(blocked, postings.dead))
-    if delta is None or not len(delta.ids):
-        return best
-    found, scores = search(
-        delta.rows, None if unwanted is None else delta.local_rows(unwanted), delta.local_blocked(blocked)
-    )
-    named = np.where(found >= 0, delta.ids[np.maximum(found, 0)], -1).astype(np.int32)
-    return merge_topk(best, (named, scores))
 
 
 @dataclass(frozen=True)

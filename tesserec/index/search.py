@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError
-from tesserec.index.contract import Candidates, Elsewhere, Encoded, Floats, Policy, UserSide, Visits
+from tesserec.index.contract import Candidates, Elsewhere, Encoded, Floats, Policy, UserSide
+from tesserec.index.delta import both_segments
 from tesserec.index.dense import best_of_all
 from tesserec.index.exploration import draws_of, propensity_of, race_weights, tempered
 from tesserec.index.filters import NOTHING, Blocked
@@ -27,11 +28,12 @@ from tesserec.index.interests import Choice, choose, choose_from_history
 from tesserec.index.kernels import empty_rows, ordered_rows
 from tesserec.index.lists import sum_lists
 from tesserec.index.merge import log_chances, merge_interests, no_candidates
-from tesserec.index.postings import EveryItem, Postings, VectorPostings, both_segments
+from tesserec.index.postings import EveryItem, Postings, VectorPostings
 from tesserec.index.scan import best_together
 from tesserec.index.score_postings import ScorePostings
 from tesserec.index.topk import TopK, cells_topk, exact_topk, in_threads
 from tesserec.index.user_side import DenseSide, ScoreSide
+from tesserec.index.visiting import cells_to_visit, known_cells, visited_cells, visits_of
 from tesserec.index.within import BLOCK, Users, search_within
 
 _BATCH = 512
@@ -275,7 +277,7 @@ def _search_filled(asked: _Asked, postings: VectorPostings, choice: Choice, requ
 def _search_cells(asked: _Asked, postings: VectorPostings, choice: Choice, request: _Request) -> Candidates:
     side, encoded, histories = asked.side, asked.encoded, asked.histories
     posterior, known = encoded.posterior, known_cells(postings, histories)
-    visited = _visited(posterior, postings, request.policy)
+    visited = cells_to_visit(posterior, postings, request.policy)
     users = Users(side, encoded, histories if request.exclude_seen else None, request.blocked)
     if request.policy.reach == "cell":
         if posterior.shape[1] != postings.cells:
@@ -375,15 +377,6 @@ def _search(
     return both_segments(postings, search, unwanted, request.blocked)
 
 
-def visits_of(posterior: Floats, visited: NDArray[np.bool_], sizes: NDArray[np.int64]) -> Visits:
-    """What a search of the visited cells ``(users, cells)`` touches; it is certified if it leaves no item out."""
-    if len(sizes) == 1:  # codes are slots: all of their mass lies in the one cell
-        return Visits.complete(len(visited), 1, int(sizes.sum()))
-    left = np.where(visited, 0.0, posterior).sum(axis=1)
-    everything: NDArray[np.bool_] = np.all(visited | (sizes == 0), axis=1, keepdims=False)
-    return Visits(everything, visited.sum(axis=1), visited @ sizes, np.asarray(left, np.float32))
-
-
 def _without_interests(found: Candidates) -> Candidates:
     """The single code of a model without interests is not an interest."""
     return replace(
@@ -397,48 +390,6 @@ def _checked_posterior(posterior: Floats, cells: int) -> Floats:
     if not np.isfinite(posterior).all():
         raise DataError("the posterior over interests holds NaN or infinity; the model has diverged, train it again")
     return posterior
-
-
-def known_cells(postings: VectorPostings, histories: Histories) -> NDArray[np.bool_]:
-    """Cells that hold an item of the history, ``(users, cells)``."""
-    known = np.zeros((len(histories), postings.cells), np.bool_)
-    flat = histories.compact()
-    known[np.repeat(np.arange(len(flat)), flat.lengths), postings.cells_of(flat.values)] = True
-    return known
-
-
-def mass_before(posterior: Floats) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Cells in falling probability, and the mass of those before each, ``(users, cells)``."""
-    order = np.argsort(-posterior, axis=1, kind="stable")
-    mass = np.cumsum(np.take_along_axis(posterior, order, axis=1), axis=1, dtype=np.float64)
-    return order, np.hstack([np.zeros((len(posterior), 1)), mass[:, :-1]])
-
-
-def _visited(posterior: Floats, postings: VectorPostings, policy: Policy) -> NDArray[np.bool_]:
-    if postings.cells == 1:
-        return np.ones(posterior.shape, np.bool_)
-    return visited_cells(posterior, policy.visit, postings.sizes, policy.max_items)
-
-
-def visited_cells(
-    posterior: Floats, visit: float, sizes: NDArray[np.int64] | None = None, max_items: int | None = None
-) -> NDArray[np.bool_]:
-    """The likeliest cells that together reach the posterior mass ``visit``, at least one, ``(users, cells)``.
-
-    A mass of 1 visits every cell, those of probability zero too. ``max_items`` stops before the cell, of ``sizes``
-    items, that would exceed it.
-    """
-    if visit >= 1.0 and max_items is None:
-        return np.ones(posterior.shape, np.bool_)
-    order, before = mass_before(posterior)
-    chosen = (before < visit) | (visit >= 1.0)
-    if max_items is not None:
-        assert sizes is not None
-        chosen &= np.cumsum(sizes[order], axis=1) <= max_items
-    chosen[:, 0] = True
-    visited = np.zeros(posterior.shape, np.bool_)
-    np.put_along_axis(visited, order, chosen, axis=1)
-    return visited
 
 
 def _cells_to_search(

@@ -19,14 +19,16 @@ from tesserec.errors import ConfigError, DataError, UserError
 from tesserec.index.calibration import Calibration
 from tesserec.index.catalogue import Catalogue
 from tesserec.index.contract import Candidates, Floats, Merge, Policy, Select, Shares, UserSide
+from tesserec.index.delta import both_segments
 from tesserec.index.diversify import diverse, item_categories
 from tesserec.index.filters import NOTHING, Filter
 from tesserec.index.names import name_interests
-from tesserec.index.postings import Postings, VectorPostings, both_segments
+from tesserec.index.postings import Postings, VectorPostings
 from tesserec.index.score_postings import ScorePostings
-from tesserec.index.search import Progress, check_fit, has_interests, known_cells, retrieve
+from tesserec.index.search import Progress, check_fit, has_interests, retrieve
 from tesserec.index.topk import exact_topk
 from tesserec.index.user_side import DenseSide, ScoreSide
+from tesserec.index.visiting import known_cells
 
 
 class Searcher:

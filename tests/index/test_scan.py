@@ -17,8 +17,9 @@ from tesserec.index.native import native_scan
 from tesserec.index.postings import VectorPostings
 from tesserec.index.scan import best_together, cells_in_order
 from tesserec.index.score_postings import ScorePostings
-from tesserec.index.search import retrieve, visited_cells
+from tesserec.index.search import retrieve
 from tesserec.index.user_side import HistorySide
+from tesserec.index.visiting import visited_cells
 from tests.index.world import catalogue, histories, scores_of, world
 
 KERNELS = ["numba", pytest.param("c", marks=pytest.mark.skipif(native_scan() is None, reason="no C kernel here"))]

@@ -13,8 +13,9 @@ from tesserec.index import search
 from tesserec.index.contract import Policy
 from tesserec.index.postings import EveryItem, VectorPostings
 from tesserec.index.score_postings import ScorePostings
-from tesserec.index.search import retrieve, visited_cells
+from tesserec.index.search import retrieve
 from tesserec.index.user_side import ConstantSide, HistorySide
+from tesserec.index.visiting import visited_cells
 from tests.index.world import AllScores, chances_of, histories, policies, slow_retrieve, world
 
 
