@@ -72,13 +72,14 @@ class MilvusEngine:
         EngineError
             If it cannot be opened.
         """
+        local = "://" not in where
+        if local and not (where.endswith(".db") and Path(where).parent.is_dir()):
+            raise ConfigError(
+                f"{where} cannot be a file of Milvus Lite; expected a name ending in .db in a directory that exists"
+            )
         with needs_extra("milvus", ("pymilvus",), "Milvus"):
             from pymilvus import MilvusClient
-        if "://" not in where:
-            if not where.endswith(".db") or not Path(where).parent.is_dir():
-                raise ConfigError(
-                    f"{where} cannot be a file of Milvus Lite; expected a name ending in .db in a directory that exists"
-                )
+        if local:
             with needs_extra("milvus", ("milvus_lite",), f"Milvus in the file {where}"):
                 import milvus_lite  # noqa: F401
         with _errors(where):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tesserec.adapters.faiss import FaissEngine
 from tesserec.adapters.milvus import MilvusEngine
 from tesserec.adapters.qdrant import QdrantEngine
 from tesserec.adapters.search import ExternalSearcher
-from tesserec.errors import ArtefactError, EngineError, UserError
+from tesserec.errors import ArtefactError, ConfigError, EngineError, UserError
 from tesserec.index.bundle import Bundle, publish
 from tesserec.index.contract import Policy
 from tesserec.index.score_postings import ScorePostings
@@ -276,7 +277,18 @@ def test_a_missing_package_names_its_extra(package, made, extra, tmp_path):
     assert f"needs {package}, which is not installed; run: pip install 'tesserec[{extra}]'" in done.stdout
 
 
-def test_lists_of_another_kind_are_another_bundle(engine, tmp_path):
+def test_changes_on_top_are_refused(engine, vectors):
+    own = vectors.searcher
+    nothing = np.zeros(0, int)
+    changed = own.postings.with_delta(nothing, np.zeros((0, 8), np.float32), nothing, np.array([3]), own.postings.size)
+    searcher = Searcher(own.catalogue, own.side, changed, own.policy)
+    filled = engine("qdrant")
+    with pytest.raises(ConfigError, match="has changes on top of its postings; index or compact it"):
+        export(replace(vectors, searcher=searcher), filled)
+    assert filled.held() is None
+
+
+def test_lists_of_another_seed_are_another_bundle(engine, tmp_path):
     first, second = (publish_lists(tmp_path / f"b{seed}", seed, items=40) for seed in (0, 1))
     filled = engine("qdrant")
     export(first, filled)
