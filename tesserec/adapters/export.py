@@ -135,7 +135,7 @@ def _source(bundle: Bundle) -> tuple[Contents, _Vectors | _Lists]:
         )
     assert isinstance(postings, VectorPostings | ScorePostings)
     if postings.delta is not None:
-        raise ConfigError(f"{bundle.path} has changes on top of its postings; index or compact it, then export it")
+        raise ConfigError(f"{bundle.path} has changes on top of its postings; export it after: tesserec items compact")
     source: _Vectors | _Lists
     if isinstance(postings, VectorPostings):
         source, codes, dim = _Vectors(bundle, postings), postings.cells, postings.dim
