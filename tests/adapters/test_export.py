@@ -283,7 +283,7 @@ def test_changes_on_top_are_refused(engine, vectors):
     changed = own.postings.with_delta(nothing, np.zeros((0, 8), np.float32), nothing, np.array([3]), own.postings.size)
     searcher = Searcher(own.catalogue, own.side, changed, own.policy)
     filled = engine("qdrant")
-    with pytest.raises(ConfigError, match="has changes on top of its postings; index or compact it"):
+    with pytest.raises(ConfigError, match="has changes on top of its postings; export it after"):
         export(replace(vectors, searcher=searcher), filled)
     assert filled.held() is None
 
