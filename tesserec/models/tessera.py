@@ -20,6 +20,7 @@ from tesserec.models.network import Network, TensorBatch, last_valid
 from tesserec.models.neural import NeuralRetriever, TorchSide, some_users
 from tesserec.nn.cells import members, start_cells, step_cells
 from tesserec.nn.codebook import judge
+from tesserec.nn.estimators import squared_distances
 from tesserec.nn.factorised import Layout, LowRankReader, Moments, best_heat, cell_softmax, log_mass_of_groups
 from tesserec.nn.losses import full_softmax
 
@@ -211,7 +212,7 @@ class TesseraNetwork(Network):
     def _nearest_part(self, items: Tensor) -> Tensor:
         """The nearest part that holds items, ``(items,)``."""
         empty = self.log_sizes == -torch.inf  # their means are zero, which says nothing
-        return torch.cdist(items, self.means).masked_fill(empty, torch.inf).argmin(1)
+        return squared_distances(items, self.means).masked_fill(empty, torch.inf).argmin(1)
 
     @torch.no_grad()
     def place(self, vectors: Tensor) -> Tensor:
