@@ -37,6 +37,7 @@ from tesserec.index.visiting import cells_to_visit, known_cells, visited_cells, 
 from tesserec.index.within import BLOCK, Users, search_within
 
 _BATCH = 512
+_ROUNDED = 0.01
 Progress = Callable[[int, int], None]
 
 
@@ -389,6 +390,12 @@ def _checked_posterior(posterior: Floats, cells: int) -> Floats:
         raise ConfigError(f"the user side knows {posterior.shape[1]} codes, the postings {cells}; they do not fit")
     if not np.isfinite(posterior).all():
         raise DataError("the posterior over interests holds NaN or infinity; the model has diverged, train it again")
+    sums = posterior.sum(axis=1)
+    if (posterior < 0).any() or (np.abs(sums - 1) > _ROUNDED).any():
+        raise DataError(
+            f"the posterior over interests has values from {posterior.min()} and sums from {sums.min()} to {sums.max()}; "
+            "expected probabilities that sum to 1, such as a softmax gives"
+        )
     return posterior
 
 

@@ -228,6 +228,24 @@ def test_bad_requests_name_what_is_wrong():
         retrieve(side, postings, Histories.from_lists([[2]]), 1, Policy(), exclude_seen=True)
 
 
+@pytest.mark.parametrize("values", [[0.5, 0.2, 0.0, 0.0, 0.0, 0.0], [1.5, -0.5, 0.0, 0.0, 0.0, 0.0], [0.0] * 6])
+def test_a_posterior_that_is_none_is_refused(values):
+    side, postings = world(0)
+    side.posterior[2] = values
+    with pytest.raises(DataError, match="expected probabilities that sum to 1"):
+        retrieve(side, postings, Histories.from_lists([[1], [2]]), 1, Policy(), exclude_seen=True)
+
+
+@pytest.mark.parametrize(
+    "policy", [Policy(), Policy(merge="quota"), Policy(explore=0.5), Policy(reach="cell", merge="probability")]
+)
+def test_a_user_vector_that_is_not_finite_is_refused(policy):
+    side, postings = world(0)
+    side.vectors[2] = np.nan
+    with pytest.raises(DataError, match="diverged"):
+        retrieve(side, postings, Histories.from_lists([[1], [2]]), 1, policy, exclude_seen=True)
+
+
 def test_parts_of_different_models_are_refused():
     side, postings = world(0, cells=6)
     other = VectorPostings.build(postings.vectors, np.zeros(60, int), 7)
