@@ -393,7 +393,7 @@ def _checked_posterior(posterior: Floats, cells: int) -> Floats:
     sums = posterior.sum(axis=1)
     if (posterior < 0).any() or (np.abs(sums - 1) > _ROUNDED).any():
         raise DataError(
-            f"the posterior over interests has values from {posterior.min()} and sums from {sums.min()} to {sums.max()}; "
+            f"the posterior has values from {posterior.min()} and sums from {sums.min()} to {sums.max()}; "
             "expected probabilities that sum to 1, such as a softmax gives"
         )
     return posterior
