@@ -160,7 +160,7 @@ def test_a_watcher_that_stumbles_goes_on(root, monkeypatch, caplog):
     generations.start()
     try:
         real = swap.open_checked
-        monkeypatch.setattr(swap, "open_checked", lambda _: (_ for _ in ()).throw(RuntimeError("stumbled")))
+        monkeypatch.setattr(swap, "open_checked", lambda *_: (_ for _ in ()).throw(RuntimeError("stumbled")))
         publish_popularity(root)
         wait_for(lambda: "stumbled" in caplog.text)
         monkeypatch.setattr(swap, "open_checked", real)
