@@ -33,9 +33,9 @@ _FOOT = """## Recall and time
 
 _OPENING = """## Opening 10 million items
 
-`python -m benchmarks.index_open --items 10000000 --folder FOLDER`, three new processes on the quiet machine, the files in
+`python -m benchmarks.index_open --items 10000000 --folder FOLDER`, three new processes, a quiet machine, the files in
 the page cache: postings of 64 dimensions (2.5 GB of vectors, 0.6 GB of tiles) are mapped in 1.5 to 1.9 ms, the first
-answer, over 22,109 items of 32 cells, comes 1.7 to 8.8 ms later, and opening the ids and looking 50 of them up both ways
+answer, over 22,109 items of 32 cells, comes 1.7 to 8.8 ms later, and opening the ids and looking 50 up both ways
 takes 4.9 to 5.8 ms more. The process then has 1 MB more of its own and has mapped 358 MB of pages that all processes
 share. Loading the compiled kernels, 0.3 to 0.4 s whatever the size, and the sessions of the user side come on top; the
 service does both before it listens.
@@ -45,7 +45,7 @@ service does both before it listens.
 `python -m benchmarks.living --items 1000000`, on the quiet machine, 1,024 cells of clustered vectors: 1,000 items with
 features and no clicks are added in 0.12 s, and 0.20 s after the call a reader that goes on from the generation before
 has answered a user who likes the first of them, with it in the list. Removing 500 takes 0.03 s, making one whole
-generation of 5,000 added and 2,500 removed items 6.1 s. A new process that has answered from another bundle before opens
+generation of 5,000 added and 2,500 removed items 6.1 s. A new process that has answered from another bundle opens
 the million in 8.1 ms, user side included, and answers 5.7 ms later; it grows by 1 MB of its own. With the kernels still
 to be loaded the first answer takes 0.17 s. The rows are in `benchmarks/results/living.json`.
 """
