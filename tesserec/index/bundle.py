@@ -72,12 +72,23 @@ def publish(
     root = Path(root).absolute()
     root.mkdir(parents=True, exist_ok=True)
     with locked(root):
-        return publish_locked(
-            root,
-            facts,
-            write=lambda folder: _write(folder, searcher, write_user_side, files),
-            check=lambda folder: _open_parts(folder, facts).postings.verify(),
-        )
+        return publish_whole(root, searcher, write_user_side, facts, files)
+
+
+def publish_whole(
+    root: Path,
+    searcher: Searcher,
+    write_user_side: Callable[[Path], object],
+    facts: dict[str, Any],
+    files: Sequence[Path] = (),
+) -> Path:
+    """See :func:`publish`; for a publisher that holds the lock of ``root``, since what it publishes was read there."""
+    return publish_locked(
+        root,
+        facts,
+        write=lambda folder: _write(folder, searcher, write_user_side, files),
+        check=lambda folder: _open_parts(folder, facts).postings.verify(),
+    )
 
 
 def publish_locked(

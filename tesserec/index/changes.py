@@ -124,7 +124,9 @@ class Changes:
                 f"{place / 'rows.parquet'} cannot be read ({error}); go back to an earlier one"
             ) from None
         if not len(items) == len(vectors) == len(cells):
-            raise ArtefactError(f"{place} holds {len(items)} items, {len(vectors)} vectors and {len(cells)} cells")
+            raise ArtefactError(
+                f"{place} holds {len(items)} items, {len(vectors)} vectors and {len(cells)} cells; roll back"
+            )
         return cls(items, vectors, cells, removed, rows, int(map_array(place / "size.npy", "<i8", 1)[0]))
 
     def on(self, base: Searcher, facts: dict[str, Any]) -> Searcher:

@@ -14,7 +14,9 @@ from tesserec.index.postings import VectorPostings
 CHANGED = 0.1
 """Share of changed items from which compaction pays: every edit writes the delta, every search visits it."""
 MISFIT = 1.5
+"""Misfit from which the codebook no longer serves the later items."""
 SHIFT = 0.1
+"""Bits from which cells are no longer filled as they were when their probabilities were learned."""
 _SAMPLE = 20_000
 
 
@@ -79,7 +81,7 @@ def drift(bundle: Bundle) -> Drift:
         reasons.append(f"later items lie {misfit:.2f} times as far from the middle of their cells; train again")
     if shift is not None and shift > SHIFT:
         reasons.append(f"items have shifted between cells by {shift:.2f} bits; train again")
-    retrain = any("train" in reason for reason in reasons)
+    retrain = (misfit or 0) > MISFIT or (shift or 0) > SHIFT
     return Drift(len(live), len(later) / max(1, len(live)), changed, misfit, shift, changed > CHANGED, retrain, reasons)
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tesserec.data.catalogue import read_items
 from tesserec.data.ids import IdMap
 from tesserec.errors import DataError, UserError
-from tesserec.index.bundle import Bundle, locked, publish, publish_locked
+from tesserec.index.bundle import Bundle, locked, publish_locked, publish_whole
 from tesserec.index.catalogue import Catalogue
 from tesserec.index.changes import Changes
 from tesserec.index.item_side import FILE as ITEM_SIDE
@@ -121,7 +121,7 @@ def update_items(root: Path, source: Any, columns: Mapping[str, str | None] | No
         old = catalogue.table[found.astype(np.int64)]
         new = rows.drop(LIKE, strict=False)
         full = old.with_columns(new.get_columns()).select(old.columns)
-        anew = np.zeros(len(found), bool) if LIKE not in rows.columns else rows[LIKE].is_not_null().to_numpy()
+        anew = _liked(rows)
         if isinstance(bundle.base_searcher.postings, VectorPostings) and _reads_features(bundle):
             anew |= catalogue.counts[found] == 0
         changed, moved = changes.with_rows(found, full), np.flatnonzero(anew)
@@ -167,7 +167,12 @@ def compact(root: Path) -> Path:
     UserError
         If the current generation has no changes.
     """
-    bundle = Bundle.open(root)
+    root = Path(root).absolute()
+    with locked(root):  # from reading on, or an edit in between would be lost
+        return _compact(root, Bundle.open(root))
+
+
+def _compact(root: Path, bundle: Bundle) -> Path:
     if bundle.base == bundle.path:
         raise UserError(f"{bundle.path} is whole already; there is nothing to compact")
     changes = Changes.open(bundle.path)
@@ -192,7 +197,7 @@ def compact(root: Path) -> Path:
     searcher = bundle.searcher
     whole = Searcher(catalogue, searcher.side, rebuilt, searcher.policy, calibration=searcher.calibration)
     facts = {key: value for key, value in bundle.facts.items() if key not in _OWN}
-    return publish(root, whole, write_user_side, facts | {"compacted_from": bundle.path.name})
+    return publish_whole(root, whole, write_user_side, facts | {"compacted_from": bundle.path.name})
 
 
 def _lists_of(postings: ScorePostings, live: NDArray[np.int64]) -> ScorePostings:
@@ -285,13 +290,20 @@ def _reads_features(bundle: Bundle) -> bool:
 def _placed(bundle: Bundle, changes: Changes, items: Items, rows: pl.DataFrame, full: pl.DataFrame) -> Changes:
     """The changes with vectors and cells of these items; ``rows`` are as given, ``full`` have every column."""
     side = ItemSide(bundle.base)
-    liked = np.zeros(len(items), bool) if LIKE not in rows.columns else rows[LIKE].is_not_null().to_numpy()
+    liked = _liked(rows)
     raw = np.zeros((len(items), side.dim), np.float32)
     for row in np.flatnonzero(liked):
         raw[row] = _mean_of(bundle, changes, rows["id"][int(row)], rows[LIKE][int(row)])[: side.dim]
     if (~liked).any():
         raw[~liked] = side.encode(full.filter(pl.Series(~liked)))
     return changes.with_items(items, *side.place(raw))
+
+
+def _liked(rows: pl.DataFrame) -> NDArray[np.bool_]:
+    """Which items say what they are like, on an array of its own."""
+    if LIKE not in rows.columns:
+        return np.zeros(rows.height, np.bool_)
+    return np.array(rows[LIKE].is_not_null(), np.bool_)
 
 
 def _mean_of(bundle: Bundle, changes: Changes, item: Any, like: pl.Series) -> Floats:

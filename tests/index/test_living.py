@@ -293,6 +293,28 @@ def test_a_reader_shares_the_base_with_the_generation_before(root):
     assert Bundle.open(root, beside=second).base_searcher is not first.searcher
 
 
+def test_an_edit_during_compaction_is_not_lost(root, monkeypatch):
+    import threading
+
+    from tesserec.index.changes import Changes
+
+    add_items(root, table(["x"]))
+    edit, opened = threading.Thread(target=remove_items, args=(root, ["i7"])), Changes.open
+
+    def open_while_another_edits(folder):
+        if edit.ident is None:
+            edit.start()
+            edit.join(timeout=0.5)  # waits for the lock, or has edited what is about to be replaced
+        return opened(folder)
+
+    monkeypatch.setattr(Changes, "open", open_while_another_edits)
+    compact(root)
+    edit.join()
+    found = Bundle.open(root).recommend([["i1"]], N + 1, visit=1.0)["item"].to_list()
+    assert "i7" not in found
+    assert "x" in found
+
+
 SETUP = """
 import shutil
 import numpy as np
