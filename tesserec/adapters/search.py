@@ -15,12 +15,13 @@ from tesserec.adapters.export import check_whole, contents_of
 from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError
 from tesserec.index.bundle import Bundle
-from tesserec.index.contract import Candidates, Codes, Floats, Policy, Visits
+from tesserec.index.contract import Candidates, Floats, Policy
 from tesserec.index.filters import Filter
 from tesserec.index.kernels import empty_rows
+from tesserec.index.lists import visits_of_lists, weigh
 from tesserec.index.merge import no_candidates
 from tesserec.index.score_postings import ScorePostings
-from tesserec.index.search import Progress, retrieve
+from tesserec.index.search import Progress
 from tesserec.index.searcher import Searcher
 from tesserec.index.user_side import ScoreSide
 
@@ -57,7 +58,7 @@ class ExternalSearcher(Searcher):
         check_whole(engine, contents_of(bundle))
         own = bundle.searcher
         super().__init__(own.catalogue, own.side, own.postings, own.policy, own.names, own.facts, own.calibration)
-        self.engine = engine
+        self.engine, self.elsewhere = engine, _InEngine(engine)
 
     def retrieve(
         self,
@@ -89,19 +90,7 @@ class ExternalSearcher(Searcher):
             raise ConfigError(
                 f"filters are not passed on to {self.engine.place}; leave `only` out, or use tesserec's own index"
             )
-        if policy.recall is not None:
-            policy = replace(policy, visit=self.mass_for(policy.recall), recall=None)
-        return retrieve(
-            self.side,
-            self.postings,
-            histories,
-            k,
-            policy,
-            exclude_seen=self.catalogue.exclude_seen if exclude_seen is None else exclude_seen,
-            budget_mb=budget_mb,
-            progress=progress,
-            elsewhere=_InEngine(self.engine),
-        )
+        return super().retrieve(histories, k, policy, exclude_seen, budget_mb=budget_mb, progress=progress)
 
 
 class _InEngine:
@@ -118,14 +107,12 @@ class _InEngine:
     def sum_lists(
         self, side: ScoreSide, postings: ScorePostings, histories: Histories, k: int, exclude_seen: bool
     ) -> Candidates:
-        codes, weights = side.weigh(histories)
-        if codes.max(initial=-1) >= postings.codes:
-            raise ConfigError(f"the user side names code {codes.max()}, but the postings hold {postings.codes} codes")
+        codes, weights = weigh(side, postings, histories)
         unwanted = histories if exclude_seen else empty_rows(len(histories))
         found = self._engine.search_lists(codes, weights, k + int(unwanted.lengths.max(initial=0)))
         answer = no_candidates(len(histories), k)
         answer.items[...], answer.scores[...] = best_wanted(found, unwanted, k)
-        return replace(answer, visits=_visits_of_lists(postings, codes))
+        return replace(answer, visits=visits_of_lists(postings, codes))
 
 
 def best_wanted(found: Found, unwanted: Histories, k: int) -> Found:
@@ -137,12 +124,3 @@ def best_wanted(found: Found, unwanted: Histories, k: int) -> Found:
         order = wanted[np.lexsort((items[row, wanted], -scores[row, wanted]))][:k]
         best[row, : len(order)], values[row, : len(order)] = items[row, order], scores[row, order]
     return best, values
-
-
-def _visits_of_lists(postings: ScorePostings, codes: Codes) -> Visits:
-    """Whole lists are summed, so every answer is exact."""
-    visits = Visits.complete(len(codes), 0, 0)
-    named = codes >= 0
-    visits.cells[:] = named.sum(axis=1)
-    visits.items[:] = (np.diff(postings.offsets)[np.maximum(codes, 0)] * named).sum(axis=1)
-    return visits

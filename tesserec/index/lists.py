@@ -58,16 +58,14 @@ def sum_lists(
 
     Only items that one of the user's lists names are candidates. Sums are float64 in the order of the codes.
     """
-    codes, weights = side.weigh(histories)
-    if codes.max(initial=-1) >= postings.codes:
-        raise ConfigError(f"the user side names code {codes.max()}, but the postings hold {postings.codes} codes")
+    codes, weights = weigh(side, postings, histories)
     seen = ordered_rows(histories) if exclude_seen else empty_rows(len(histories))
     answer = no_candidates(len(histories), k)
     users = _Users(codes, weights, seen.values, seen.starts, seen.stops, frozen_blocked(blocked))
     delta = _NO_LISTS if postings.delta is None else _segment(postings.delta, NOTHING.bits)
     segments = _segment(postings, postings.dead), delta
     in_threads(len(histories), partial(_sum_rows, users, segments, answer.items, answer.scores))
-    return replace(answer, visits=_visits(postings, codes))
+    return replace(answer, visits=visits_of_lists(postings, codes))
 
 
 def _segment(postings: ScorePostings, dead: Bits) -> _Lists:
@@ -82,7 +80,15 @@ def _segment(postings: ScorePostings, dead: Bits) -> _Lists:
     )
 
 
-def _visits(postings: ScorePostings, codes: Codes) -> Visits:
+def weigh(side: ScoreSide, postings: ScorePostings, histories: Histories) -> tuple[Codes, Floats]:
+    """Weighted codes of histories, all of which the postings have; see :meth:`ScoreSide.weigh`."""
+    codes, weights = side.weigh(histories)
+    if codes.max(initial=-1) >= postings.codes:
+        raise ConfigError(f"the user side names code {codes.max()}, but the postings hold {postings.codes} codes")
+    return codes, weights
+
+
+def visits_of_lists(postings: ScorePostings, codes: Codes) -> Visits:
     """Whole lists are summed, so every answer is exact."""
     visits = Visits.complete(len(codes), 0, 0)
     named, own = codes >= 0, np.maximum(codes, 0)

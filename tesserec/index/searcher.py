@@ -18,7 +18,7 @@ from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError, UserError
 from tesserec.index.calibration import Calibration
 from tesserec.index.catalogue import Catalogue
-from tesserec.index.contract import Candidates, Floats, Merge, Policy, Select, Shares, UserSide
+from tesserec.index.contract import Candidates, Elsewhere, Floats, Merge, Policy, Select, Shares, UserSide
 from tesserec.index.delta import both_segments
 from tesserec.index.diversify import diverse, item_categories
 from tesserec.index.filters import NOTHING, Filter
@@ -58,6 +58,9 @@ class Searcher:
     ConfigError
         If the parts do not fit each other.
     """
+
+    #: What answers in the place of the postings' own kernels, such as a server.
+    elsewhere: Elsewhere | None = None
 
     def __init__(
         self,
@@ -222,6 +225,7 @@ class Searcher:
             budget_mb=budget_mb,
             progress=progress,
             blocked=NOTHING if only is None else only.resolve(self.catalogue.table),
+            elsewhere=self.elsewhere,
         )
 
     def mass_for(self, recall: float) -> float:
