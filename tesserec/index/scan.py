@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tesserec.data.histories import Ints, Items
 from tesserec.index.filters import Bits, Blocked
 from tesserec.index.kernels import contains, exact_dot, fast_dot, kernel
-from tesserec.index.native import native_scan
+from tesserec.index.native import address, native
 from tesserec.index.topk import ItemVectors, frozen, margins
 
 Floats = NDArray[np.float32]
@@ -77,8 +77,9 @@ class Rows(NamedTuple):
     longest: float
 
 
-def _address(array: Any) -> int:
-    return int(array.ctypes.data)
+def native_scan() -> Any | None:
+    """The kernel of ``scan.c``, or None where it cannot be had."""
+    return native("scan", "tesserec_scan", "pppppp ii pppppp i pi pi pi pi ppp i")
 
 
 def make_tiles(vectors: Floats, offsets: Ints) -> Tiles:
@@ -147,14 +148,14 @@ def scan(
     unwanted
         Rising items that the user must not be given.
     """
-    cells, native = np.ascontiguousarray(cells, np.int64), native_scan()
-    if native is None:
+    cells, in_c = np.ascontiguousarray(cells, np.int64), native_scan()
+    if in_c is None:
         n = _scan(
             rows, tiles, cells, queries, unwanted, bits, scratch.heap, scratch.filled, scratch.kept, scratch.uppers
         )
     else:
-        at, dead = _address, rows.dead
-        n = native(
+        at, dead = address, rows.dead
+        n = in_c(
             at(tiles.tiles),
             at(tiles.scales),
             at(tiles.offsets),
