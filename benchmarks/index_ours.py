@@ -11,8 +11,8 @@ from benchmarks.index_engines import Answer
 from benchmarks.index_world import IndexWorld, exact_answers, make_cells, make_postings
 from tesserec.index.calibration import from_masses
 from tesserec.index.filters import NOTHING
-from tesserec.index.scan import best_together, cells_in_order
-from tesserec.index.visiting import mass_before
+from tesserec.index.scan import best_together
+from tesserec.index.visiting import cells_in_order, mass_before
 
 _NOBODY = np.empty(0, np.int32)
 _SHARPNESS = (20.0, 40.0, 80.0)

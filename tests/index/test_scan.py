@@ -14,19 +14,19 @@ from tesserec.index import scan as scanning
 from tesserec.index.contract import Policy
 from tesserec.index.filters import NOTHING, Blocked, Filter
 from tesserec.index.postings import VectorPostings
-from tesserec.index.scan import best_together, cells_in_order, native_scan
+from tesserec.index.scan import best_together, native_search
 from tesserec.index.score_postings import ScorePostings
 from tesserec.index.search import retrieve
 from tesserec.index.user_side import HistorySide
-from tesserec.index.visiting import visited_cells
+from tesserec.index.visiting import cells_in_order, visited_cells
 from tests.index.world import catalogue, histories, scores_of, world
 
-KERNELS = ["numba", pytest.param("c", marks=pytest.mark.skipif(native_scan() is None, reason="no C kernel here"))]
+KERNELS = ["numba", pytest.param("c", marks=pytest.mark.skipif(native_search() is None, reason="no C kernel here"))]
 
 
 def choose(monkeypatch, kernel):
     if kernel == "numba":
-        monkeypatch.setattr(scanning, "native_scan", lambda: None)
+        monkeypatch.setattr(scanning, "native_search", lambda: None)
 
 
 def slow_best(vectors, allowed, queries, added, k):
