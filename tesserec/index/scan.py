@@ -46,12 +46,12 @@ class Segment(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Working memory of one search: the k largest lower bounds, how many there are, and the rows kept."""
+    """Working memory of one search: the k-th best lower bound so far, and the rows kept with their bounds."""
 
-    heap: Floats
-    filled: Ints
+    bar: Floats
     kept: Items
     uppers: Floats
+    lowers: Floats
 
 
 def best_together(
@@ -86,13 +86,13 @@ def best_together(
     cells, unwanted, bits = frozen(np.asarray(cells, np.int64)), frozen(unwanted), frozen(blocked.bits)
     near = margins(queries, max(segment.rows.longest for segment in segments))
     room = _ROOM + 16 * k
-    scratch = Scratch(
-        np.empty(k, np.float32), np.zeros(1, np.int64), np.empty(room, np.int32), np.empty(room, np.float32)
-    )
+    # A second half of the lower bounds is for the selection of the k-th best.
+    bounds = np.empty(room, np.float32), np.empty(2 * room, np.float32)
+    scratch = Scratch(np.full(1, -np.inf, np.float32), np.empty(room, np.int32), *bounds)
     search, answers = native_search() or _search, list[Best]()
     for rows, tiles in segments:
-        own = make_queries(queries, added, tiles.tiles.shape[1], tiles.largest, tiles.error)
-        best = search(rows, tiles, cells, (queries, added, near), own, unwanted, bits, scratch)
+        own = make_queries(queries, added, tiles.tiles.shape[1], tiles.largest, tiles.error, rows.longest)
+        best = search(rows, tiles, cells, (queries, added, near), own, unwanted, bits, scratch, k)
         if best is None:
             return None
         answers.append(best)
@@ -126,10 +126,11 @@ def _search_in_c(
     unwanted: Items,
     bits: Bits,
     scratch: Scratch,
+    k: int,
 ) -> Best | None:
-    k, (queries, added, _) = len(scratch.heap), asked
+    queries, added, _ = asked
     best = np.empty(k, np.int32), np.empty(k, np.float64), np.empty(k, np.int32)
-    exact = np.empty(queries.size + queries.shape[1] + 2 * k)
+    exact = np.empty((len(queries) + 2) * (queries.shape[1] + 13) + len(queries) + 2 * k + len(scratch.kept))
     call, at = _call(rows, tiles, cells, (queries, added), own, unwanted, bits, scratch, exact, best)
     n = in_c(at)
     del call  # which the address was of
@@ -152,19 +153,19 @@ def _call(
     """``struct call`` of ``scan.c``, and its address. Asking an array for its address costs microseconds in Python."""
     items, values, columns = best
     queries, added = asked
-    call = np.empty(35, np.int64)
+    call = np.empty(37, np.int64)
     call[0], call[1], call[2] = tiles.tiles.ctypes.data, tiles.scales.ctypes.data, tiles.offsets.ctypes.data
     call[3], call[4], call[5] = rows.offsets.ctypes.data, rows.vectors.ctypes.data, rows.items.ctypes.data
     call[6], call[7], call[8], call[9] = rows.dead.ctypes.data, len(rows.dead), tiles.tiles.shape[1], queries.shape[1]
     call[10], call[11], call[12], call[13] = cells.ctypes.data, len(cells), queries.ctypes.data, added.ctypes.data
-    call[14], call[15] = own.bytes.ctypes.data, own.corrections.ctypes.data
-    call[16], call[17] = own.slopes.ctypes.data, own.slacks.ctypes.data
-    call[18], call[19], call[20] = own.highs.ctypes.data, own.lows.ctypes.data, len(queries)
-    call[21], call[22], call[23], call[24] = unwanted.ctypes.data, len(unwanted), bits.ctypes.data, len(bits)
-    call[25], call[26] = scratch.heap.ctypes.data, scratch.filled.ctypes.data
-    call[27], call[28], call[29] = scratch.kept.ctypes.data, scratch.uppers.ctypes.data, len(scratch.kept)
-    call[30], call[31], call[32] = exact.ctypes.data, items.ctypes.data, values.ctypes.data
-    call[33], call[34] = columns.ctypes.data, len(scratch.heap)
+    call[14], call[15], call[16] = own.bytes.ctypes.data, own.corrections.ctypes.data, own.slopes.ctypes.data
+    call[17], call[18], call[19] = own.rests.ctypes.data, own.lengths.ctypes.data, own.highs.ctypes.data
+    call[20], call[21] = own.lows.ctypes.data, len(queries)
+    call[22], call[23], call[24], call[25] = unwanted.ctypes.data, len(unwanted), bits.ctypes.data, len(bits)
+    call[26], call[27], call[28] = scratch.bar.ctypes.data, scratch.kept.ctypes.data, scratch.uppers.ctypes.data
+    call[29], call[30], call[31] = scratch.lowers.ctypes.data, len(scratch.kept), own.limits.ctypes.data
+    call[32], call[33], call[34] = exact.ctypes.data, items.ctypes.data, values.ctypes.data
+    call[35], call[36] = columns.ctypes.data, len(items)
     return call, call.ctypes.data
 
 
@@ -177,14 +178,12 @@ def _search(
     unwanted: Items,
     bits: Bits,
     scratch: Scratch,
+    k: int,
 ) -> Best | None:
-    k = len(scratch.heap)
-    n = _scan(rows, tiles, cells, own, unwanted, bits, scratch.heap, scratch.filled, scratch.kept, scratch.uppers)
+    n = _scan(rows, tiles, cells, own, unwanted, bits, scratch, k)
     if n < 0:
         return None
-    threshold = scratch.heap[0] if scratch.filled[0] == k else -np.inf
-    kept = scratch.kept[:n][scratch.uppers[:n] >= threshold]
-    best: Best = best_of(rows.vectors, rows.items, kept, *asked, k)
+    best: Best = best_of(rows.vectors, rows.items, scratch.kept[:n], *asked, k)
     return best
 
 
@@ -216,43 +215,49 @@ def best_of(
 
 @kernel
 def _scan(
-    rows: Rows,
-    tiles: Tiles,
-    cells: Ints,
-    queries: Queries,
-    unwanted: Items,
-    bits: Bits,
-    heap: Floats,
-    filled: Ints,
-    kept: Items,
-    uppers: Floats,
+    rows: Rows, tiles: Tiles, cells: Ints, queries: Queries, unwanted: Items, bits: Bits, scratch: Scratch, k: int
 ) -> int:
+    """Rows whose upper bound reaches the k-th best lower bound; -1 where there are more than room for them."""
     wide = _widened(queries.bytes)
     high, low = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
     sums = np.empty(4 * TILE, np.int32)
-    n, k = 0, len(heap)
+    n, room = 0, len(scratch.kept)
+    full = min(2 * k, room)
     for cell in cells:
         first, size = rows.offsets[cell], rows.offsets[cell + 1] - rows.offsets[cell]
         for done in range(0, size, TILE):
             tile = tiles.offsets[cell] + done // TILE
             _bounds(tiles.tiles[tile], tiles.scales[TILE * tile : TILE * (tile + 1)], wide, queries, sums, high, low)
-            threshold = heap[0] if filled[0] == k else np.float32(-np.inf)
-            if high.max() < threshold:
+            if high.max() < scratch.bar[0]:
                 continue
-            if n + TILE > len(kept):
-                n = _drop(kept, uppers, n, threshold)
-                if n + TILE > len(kept):
+            if n + TILE > full:
+                n = _raise_bar(scratch, n, k)
+                if n + TILE > room:
                     return -1
+                full = min(3 * n // 2 + k, room)
             for lane in range(min(TILE, size - done)):
-                if filled[0] == k and high[lane] < heap[0]:
-                    continue
                 item = rows.items[first + done + lane]
-                if _is_set(rows.dead, item) or _is_set(bits, item) or contains(unwanted, 0, len(unwanted), item):
+                if high[lane] < scratch.bar[0] or _is_set(rows.dead, item) or _is_set(bits, item):
                     continue
-                kept[n], uppers[n] = first + done + lane, high[lane]
-                n += 1
-                _keep_bound(heap, filled, low[lane])
-    return n
+                if not contains(unwanted, 0, len(unwanted), item):
+                    scratch.kept[n] = first + done + lane
+                    scratch.uppers[n], scratch.lowers[n] = high[lane], low[lane]
+                    n += 1
+    return int(_raise_bar(scratch, n, k))
+
+
+@kernel
+def _raise_bar(scratch: Scratch, n: int, k: int) -> int:
+    """Raise the bar to the k-th best lower bound, and drop the rows whose upper bound does not reach it."""
+    if n >= k:
+        scratch.bar[0] = max(scratch.bar[0], np.partition(scratch.lowers[:n], n - k)[n - k])
+    left = 0
+    for i in range(n):
+        if scratch.uppers[i] >= scratch.bar[0]:
+            scratch.kept[left] = scratch.kept[i]
+            scratch.uppers[left], scratch.lowers[left] = scratch.uppers[i], scratch.lowers[i]
+            left += 1
+    return left
 
 
 @kernel
@@ -283,52 +288,20 @@ def _bounds(
     tile: NDArray[np.uint8], scales: Floats, wide: Items, queries: Queries, sums: Items, high: Floats, low: Floats
 ) -> None:
     high[:], low[:] = -np.inf, -np.inf
+    largest, longest, error = queries.limits
     for j in range(len(wide)):
         _multiply(tile, wide[j], sums)
         for lane in range(TILE):
             dot = np.int32(
                 sums[4 * lane] + sums[4 * lane + 1] + sums[4 * lane + 2] + sums[4 * lane + 3] - queries.corrections[j]
             )
-            middle = np.float32(dot) * queries.slopes[j]
-            high[lane] = max(high[lane], scales[lane] * (middle + queries.slacks[j]) + queries.highs[j])
-            low[lane] = max(low[lane], scales[lane] * (middle - queries.slacks[j]) + queries.lows[j])
-
-
-@kernel
-def _drop(kept: Items, uppers: Floats, n: int, threshold: float) -> int:
-    left = 0
-    for i in range(n):
-        if uppers[i] >= threshold:
-            kept[left], uppers[left] = kept[i], uppers[i]
-            left += 1
-    return left
+            scale = scales[lane]
+            slack = min(scale * largest, longest + scale * error) * queries.rests[j] + scale * queries.lengths[j]
+            middle = scale * (np.float32(dot) * queries.slopes[j])
+            high[lane] = max(high[lane], middle + slack + queries.highs[j])
+            low[lane] = max(low[lane], middle - slack + queries.lows[j])
 
 
 @kernel
 def _is_set(bits: Bits, item: int) -> bool:
     return len(bits) > 0 and bool((bits[item >> 3] >> (item & 7)) & 1)
-
-
-@kernel
-def _keep_bound(heap: Floats, filled: Ints, value: float) -> None:
-    """Keep the k largest lower bounds, the smallest first."""
-    k, at = len(heap), 0
-    if filled[0] < k:
-        at = filled[0]
-        filled[0] += 1
-        while at > 0 and heap[(at - 1) // 2] > value:
-            heap[at] = heap[(at - 1) // 2]
-            at = (at - 1) // 2
-        heap[at] = value
-        return
-    if not value > heap[0]:
-        return
-    while 2 * at + 1 < k:
-        child = 2 * at + 1
-        if child + 1 < k and heap[child + 1] < heap[child]:
-            child += 1
-        if not heap[child] < value:
-            break
-        heap[at] = heap[child]
-        at = child
-    heap[at] = value

@@ -2,10 +2,11 @@
 
 A vector is stored as ``v = s (b + e)`` with whole ``|b| <= 127``; a query is ``q = t (a + f)``. Then
 
-    ``q . v = s (t a . b  +  (q - t a) . b  +  q . e)``,  ``|rest| <= s (|q - t a| B + |q| E)``
+    ``q . v = s (t a . b  +  (q - t a) . b  +  q . e)``,  ``|rest| <= |q - t a| min(s B, V + s E) + s |q| E``
 
-with ``B`` and ``E`` the largest ``|b|`` and ``|e|`` of the catalogue (Cauchy-Schwarz). Whole-number products thus
-bound every dot product from both sides. Bounds ours, in the manner of VA-files (Weber et al., VLDB 1998).
+with ``B``, ``E`` and ``V`` the largest ``|b|``, ``|e|`` and ``|v|`` of the catalogue (Cauchy-Schwarz; ``s |b| <=
+|v| + s |e|``). Whole-number products thus bound every dot product from both sides. Bounds ours, as in VA-files
+(Weber et al., VLDB 1998).
 
 Rows lie in tiles of 16, by groups of 4 coordinates, as the vector instructions of ``scan.c`` want.
 """
@@ -49,14 +50,19 @@ class Tiles(NamedTuple):
 
 
 class Queries(NamedTuple):
-    """Interests of a user in 8 bits; the bounds of ``q . v + added`` are ``s (slope dot +- slack) + high or low``."""
+    """Interests of a user in 8 bits, as the bounds of ``q . v + added`` want them.
+
+    These are ``s slope dot +- (min(s B, V + s E) rest + s length) + high or low``; ``limits`` are B, V and E.
+    """
 
     bytes: NDArray[np.int8]
     corrections: Items
     slopes: Floats
-    slacks: Floats
+    rests: Floats
+    lengths: Floats
     highs: Floats
     lows: Floats
+    limits: Floats
 
 
 def make_tiles(vectors: Floats, offsets: Ints) -> Tiles:
@@ -90,12 +96,20 @@ def tile_offsets_of(offsets: Ints) -> Ints:
 
 
 @kernel
-def make_queries(queries: Floats, added: Doubles, groups: int, largest: float, error: float) -> Queries:
-    """Quantise the vectors ``(interests, dim)`` of a user; ``added`` is what each interest adds to its scores."""
+def make_queries(queries: Floats, added: Doubles, groups: int, largest: float, error: float, longest: float) -> Queries:
+    """Quantise the vectors ``(interests, dim)`` of a user.
+
+    Parameters
+    ----------
+    added
+        What each interest adds to its scores.
+    largest, error, longest
+        ``B``, ``E`` and ``V`` of the bounds.
+    """
     n, dim = queries.shape
     whole, corrections = np.zeros((n, 4 * groups), np.int8), np.empty(n, np.int32)
-    slopes, slacks = np.empty(n, np.float32), np.empty(n, np.float32)
-    highs, lows = np.empty(n, np.float32), np.empty(n, np.float32)
+    slopes, rests, lengths = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.float32)
+    highs, lows, limits = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(3, np.float32)
     for j in range(n):
         slope = 0.0
         for i in range(dim):
@@ -110,9 +124,9 @@ def make_queries(queries: Floats, added: Doubles, groups: int, largest: float, e
             length += value**2
             rest += (value - slope * rounded) ** 2
         length, rest = np.sqrt(length), np.sqrt(rest)
-        rounding = _ROUNDING * (length + rest) * (largest + error + 1)
         spare = _ROUNDING * (abs(added[j]) + 1e-20)
-        corrections[j], slopes[j] = np.int32(128 * total), slope
-        slacks[j] = (rest * largest + length * error) * (1 + _ROUNDING) + rounding
+        corrections[j], slopes[j], rests[j] = np.int32(128 * total), slope, rest * (1 + _ROUNDING)
+        lengths[j] = length * error * (1 + _ROUNDING) + _ROUNDING * (length + rest) * (largest + error + 1)
         highs[j], lows[j] = added[j] + spare, added[j] - spare
-    return Queries(whole, corrections, slopes, slacks, highs, lows)
+    limits[0], limits[1], limits[2] = largest, longest * (1 + _ROUNDING), error
+    return Queries(whole, corrections, slopes, rests, lengths, highs, lows, limits)
