@@ -10,6 +10,14 @@ and the plot of ``docs/benchmarks.md`` are written.
 
     python -m benchmarks.index --items 1000000 --engine tesserec --engine hnswlib
     python -m benchmarks.index --kind lists --postings 200000
+
+What takes minutes to build can be built on a busy machine and measured on a quiet one: ``--keep FOLDER`` keeps worlds,
+exact answers and built engines there (pickled, for this machine and this checkout only), ``--only-build`` stops at
+that. ``--bundle`` with ``--dataset`` takes vectors and users of a trained model in the place of clusters, see
+:mod:`benchmarks.index_model`.
+
+    python -m benchmarks.index --items 1000000 --keep FOLDER --only-build
+    python -m benchmarks.index --items 1000000 --keep FOLDER --again
 """
 
 from __future__ import annotations
@@ -17,6 +25,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pickle
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,8 +36,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.index_engines import ENGINES, Engine
+from benchmarks.index_engines import ENGINES, Answer, Engine
 from benchmarks.index_lists import LIST_ENGINES, exact_sums, make_lists
+from benchmarks.index_model import ModelWorld, model_facts
 from benchmarks.index_report import write_report
 from benchmarks.index_world import exact_answers, make_world
 
@@ -44,11 +54,20 @@ def main() -> None:
     parser.add_argument("--postings", type=int, action="append", help="postings of 32 lists (default: 200000, 640000)")
     parser.add_argument("--engine", action="append", help="engines (default: all)")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--keep", type=Path, help="folder of worlds and built engines, used and filled")
+    parser.add_argument("--only-build", action="store_true", help="build what is not in --keep, and measure nothing")
+    parser.add_argument("--bundle", type=Path, help="bundle of a trained model: its vectors, interests and posterior")
+    parser.add_argument("--dataset", type=Path, help="dataset of that model: held-out users")
     parser.add_argument("--again", action="store_true", help="measure anew what is there already")
     given = parser.parse_args()
-    for items in (given.items or [100_000, 1_000_000]) if given.kind != "lists" else ():
-        _measure_all(given, ENGINES, {"items": items}, partial(make_world, items), exact_answers)
-    for postings in (given.postings or [200_000, 640_000]) if given.kind != "vectors" else ():
+    if given.bundle is not None:
+        facts = model_facts(given.bundle)
+        _measure_all(given, ENGINES, facts, partial(ModelWorld, given.bundle, given.dataset), exact_answers)
+        given.items = []
+    for items in ([100_000, 1_000_000] if given.items is None else given.items) if given.kind != "lists" else ():
+        facts = {"world": "clusters", "items": items}
+        _measure_all(given, ENGINES, facts, partial(make_world, items), exact_answers)
+    for postings in (given.postings or [200_000, 640_000]) if given.kind != "vectors" and not given.bundle else ():
         size = (given.items or [1_000_000])[-1]
         facts = {"items": size, "postings": postings}
         _measure_all(given, LIST_ENGINES, facts, partial(make_lists, size, postings), exact_sums)
@@ -56,38 +75,60 @@ def main() -> None:
         write_report(_rows(RESULTS), RESULTS.parents[2] / "docs", K, ASKED)
 
 
-def _measure_all(given: Any, engines: Mapping[str, Any], facts: dict[str, int], make: Any, solve: Any) -> None:
+def _measure_all(given: Any, engines: Mapping[str, Any], facts: dict[str, Any], make: Any, solve: Any) -> None:
     """Measure those of the engines that are asked for and not yet held, on one world."""
     if unknown := set(given.engine or ()) - {*ENGINES, *LIST_ENGINES}:
         raise SystemExit(f"no engine {sorted(unknown)[0]!r}; choose from {', '.join(engines)}")
     wanted = [name for name in engines if name in (given.engine or engines)]
-    wanted = [name for name in wanted if given.again or not _held(given.results, name, facts)]
+    wanted = [name for name in wanted if given.again or given.only_build or not _held(given.results, name, facts)]
     if not wanted:
         return
-    world = make()
+    kept = partial(_kept, given.keep and given.keep / "-".join(map(str, facts.values())))
+    world = kept("world", make)
     test = np.arange(len(world.users) // 2, len(world.users))[:ASKED]
-    exact = solve(world, K, test)
+    exact = kept("exact", lambda: solve(world, K, test))
     for name in wanted:
-        for row in measure(name, engines[name], world, test, exact):
+        built, build_s = kept(name, partial(_build, engines[name], world))
+        for row in measure(name, built, build_s, world, test, exact) if not given.only_build else ():
             _keep(given.results, row)
             print(json.dumps(row), flush=True)
 
 
-def measure(name: str, engine: Callable[[Any], Engine], world: Any, test: Any, exact: Any) -> Iterator[dict[str, Any]]:
-    """One row for each setting of an engine."""
+def _kept(folder: Path | None, name: str, make: Callable[[], Any]) -> Any:
+    """What is made, from the folder if it is there already."""
+    if folder is None:
+        return make()
+    path = folder / f"{name}.pickle"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        made = make()
+        with path.with_suffix(".part").open("wb") as file:
+            pickle.dump(made, file, protocol=5)
+        path.with_suffix(".part").replace(path)
+        print(f"made {path}", flush=True)
+    with path.open("rb") as file:
+        return pickle.load(file)
+
+
+def _build(engine: Callable[[Any], Engine], world: Any) -> tuple[Engine, float]:
     start = time.perf_counter()
-    built = engine(world)
-    build_s = time.perf_counter() - start
+    return engine(world), time.perf_counter() - start
+
+
+def measure(name: str, built: Engine, build_s: float, world: Any, test: Any, exact: Any) -> Iterator[dict[str, Any]]:
+    """One row for each setting of an engine."""
     for setting, answer in built.settings(K):
-        answer(world.users[test[0]])
+        ask = partial(_read_and_ask, world, answer) if hasattr(built, "by_vectors") else answer
+        for row in test[:20]:
+            ask(world.users[row])
         seconds, found = np.empty((len(test), 2)), []
         for place, row in enumerate(test):
             begin, busy = time.perf_counter(), time.process_time()
-            found.append(answer(world.users[row]))
+            found.append(ask(world.users[row]))
             seconds[place] = time.perf_counter() - begin, time.process_time() - busy
         with ThreadPoolExecutor(2) as pool:
             begin = time.perf_counter()
-            list(pool.map(lambda rows, ask=answer: [ask(world.users[row]) for row in rows], (test[::2], test[1::2])))
+            list(pool.map(lambda rows, ask=ask: [ask(world.users[row]) for row in rows], (test[::2], test[1::2])))
             rate = len(test) / (time.perf_counter() - begin)
         recall = np.mean([len(np.intersect1d(*pair)) / K for pair in zip(found, exact, strict=True)])
         (p50, cpu50), (p99, cpu99) = np.percentile(seconds, [50, 99], axis=0) * 1e3
@@ -108,6 +149,10 @@ def measure(name: str, engine: Callable[[Any], Engine], world: Any, test: Any, e
         } | built.facts
 
 
+def _read_and_ask(world: Any, answer: Answer, user: Any) -> Any:
+    return answer(world.read(user))
+
+
 def machine() -> str:
     """Processor and cores."""
     info = Path("/proc/cpuinfo")
@@ -120,13 +165,13 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text()) if path.exists() else []
 
 
-def _held(path: Path, engine: str, facts: dict[str, int]) -> bool:
+def _held(path: Path, engine: str, facts: dict[str, Any]) -> bool:
     wanted = {"postings": None, **facts, "engine": engine}
     return any(all(row.get(name) == value for name, value in wanted.items()) for row in _rows(path))
 
 
 def _keep(path: Path, row: dict[str, Any]) -> None:
-    key = ("engine", "setting", "items", "postings")
+    key = ("engine", "setting", "world", "items", "postings")
     rows = [one for one in _rows(path) if any(one.get(name) != row.get(name) for name in key)]
     path.write_text(json.dumps([*rows, row], indent=1) + "\n")
 

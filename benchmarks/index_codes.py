@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.index_engines import Answer
-from benchmarks.index_world import DIM, IndexWorld
+from benchmarks.index_world import DIM
 from tesserec.index.kernels import index_of, kernel, key_of, score_of, select_largest
 
 LEVELS, WIDTH, FITTED = 8, 256, 1 << 17
@@ -24,7 +24,9 @@ _BLOCK = 4096
 class CodeScan:
     """Codes ``(levels, items)``, codewords ``(levels, 256, dim)`` and the vectors for exact scores."""
 
-    def __init__(self, world: IndexWorld) -> None:
+    by_vectors = True
+
+    def __init__(self, world: Any) -> None:
         import faiss
 
         self.vectors = world.vectors

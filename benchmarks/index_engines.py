@@ -7,20 +7,27 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from benchmarks.index_world import DIM, IndexWorld
 from tesserec.index.kernels import index_of, kernel, key_of
 
 Answer = Callable[[Any], Any]
 
 
 class Engine(Protocol):
-    """A built index."""
+    """A built index, which can be pickled.
+
+    Attributes
+    ----------
+    bytes_per_item
+        What it holds in memory.
+    facts
+        More for its rows.
+    """
 
     bytes_per_item: float | None
     facts: dict[str, Any]
 
     def settings(self, k: int) -> Iterator[tuple[str, Answer]]:
-        """Names of settings, and for each a function from 8 vectors to k items."""
+        """Names of settings, and for each a function from a user, or 8 vectors, to k items."""
         ...
 
 
@@ -47,12 +54,14 @@ def merge(items: Any, scores: Any, k: int) -> Any:
 
 
 class _Faiss:
-    def __init__(self, world: IndexWorld, recipe: str, knob: str, values: tuple[int, ...], inner: bool = True) -> None:
+    by_vectors = True  # asked with what the world reads of a user, rather than with the user
+
+    def __init__(self, world: Any, recipe: str, knob: str, values: tuple[int, ...], inner: bool = True) -> None:
         import faiss
 
         faiss.omp_set_num_threads(2)
         metric = faiss.METRIC_INNER_PRODUCT if inner else faiss.METRIC_L2
-        self.index = faiss.index_factory(DIM, recipe, metric)
+        self.index = faiss.index_factory(world.vectors.shape[1], recipe, metric)
         self.index.train(world.vectors[: 64 * 4096])
         self.index.add(world.vectors)
         faiss.omp_set_num_threads(1)
@@ -73,10 +82,12 @@ class _Faiss:
 
 
 class _Hnswlib:
-    def __init__(self, world: IndexWorld) -> None:
+    by_vectors = True
+
+    def __init__(self, world: Any) -> None:
         import hnswlib
 
-        self.index = hnswlib.Index("ip", DIM)
+        self.index = hnswlib.Index("ip", world.vectors.shape[1])
         self.index.init_index(len(world.vectors), M=16, ef_construction=200)
         self.index.add_items(world.vectors, num_threads=2)
         self.bytes_per_item, self.facts = self.index.index_file_size() / len(world.vectors), {}
@@ -92,12 +103,22 @@ class _Hnswlib:
 
 
 class _Usearch:
-    def __init__(self, world: IndexWorld) -> None:
+    by_vectors = True
+
+    def __init__(self, world: Any) -> None:
         from usearch.index import Index
 
-        self.index = Index(ndim=DIM, metric="ip", dtype="f32", connectivity=16, expansion_add=128)
+        self.index = Index(ndim=world.vectors.shape[1], metric="ip", dtype="f32", connectivity=16, expansion_add=128)
         self.index.add(np.arange(len(world.vectors)), world.vectors, threads=2)
         self.bytes_per_item, self.facts = self.index.memory_usage / len(world.vectors), {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "index": bytes(self.index.save())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        from usearch.index import Index
+
+        vars(self).update(state, index=Index.restore(state["index"]))
 
     def settings(self, k: int) -> Iterator[tuple[str, Answer]]:
         def answer(user: Any) -> Any:
@@ -109,27 +130,27 @@ class _Usearch:
             yield f"ef={ef}", answer
 
 
-def _cells(world: IndexWorld) -> int:
+def _cells(world: Any) -> int:
     return 1024 if len(world.vectors) <= 200_000 else 4096 if len(world.vectors) <= 2_000_000 else 16384
 
 
-def _faiss(recipe: str, knob: str = "", values: tuple[int, ...] = (0,)) -> Callable[[IndexWorld], Engine]:
+def _faiss(recipe: str, knob: str = "", values: tuple[int, ...] = (0,)) -> Callable[[Any], Engine]:
     return lambda world: _Faiss(world, recipe.format(cells=_cells(world)), knob, values)
 
 
-def _ours(world: IndexWorld) -> Engine:
-    from benchmarks.index_ours import Ours
+def _ours(world: Any) -> Engine:
+    from benchmarks.index_ours import Ours, Published
 
-    return Ours(world, _cells(world))
+    return Ours(world, _cells(world)) if world.facts["world"] == "clusters" else Published(world)
 
 
-def _code_scan(world: IndexWorld) -> Engine:
+def _code_scan(world: Any) -> Engine:
     from benchmarks.index_codes import CodeScan
 
     return CodeScan(world)
 
 
-ENGINES: dict[str, Callable[[IndexWorld], Engine]] = {
+ENGINES: dict[str, Callable[[Any], Engine]] = {
     "tesserec": _ours,
     "code-scan": _code_scan,
     "hnswlib": _Hnswlib,

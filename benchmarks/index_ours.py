@@ -1,22 +1,31 @@
-"""tesserec in the index benchmark: posterior, cells in falling order to the calibrated mass, one pass, merge."""
+"""tesserec in the index benchmark: posterior, cells in falling order to the calibrated mass, one pass, merge.
+
+A published model is asked through its searcher instead, user side included.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from benchmarks.index_engines import Answer
-from benchmarks.index_world import IndexWorld, exact_answers, make_cells, make_postings
+from benchmarks.index_model import ModelWorld
+from benchmarks.index_world import INTERESTS, IndexWorld, exact_answers, make_cells, make_postings
 from tesserec.index.calibration import from_masses
+from tesserec.index.contract import Policy
 from tesserec.index.filters import NOTHING
-from tesserec.index.scan import best_together, cells_in_order
-from tesserec.index.visiting import mass_before
+from tesserec.index.postings import VectorPostings
+from tesserec.index.scan import best_together
+from tesserec.index.visiting import cells_in_order, mass_before
 
 _NOBODY = np.empty(0, np.int32)
 _SHARPNESS = (20.0, 40.0, 80.0)
 _CALIBRATED = 300
+_TARGETS = (0.95, 0.98, 0.99, 0.995, 0.999)
 
 
 class Ours:
@@ -28,11 +37,14 @@ class Ours:
         self.sizes = self.postings.sizes
         self.log_sizes = np.log(np.maximum(self.sizes, 0.01)).astype(np.float32)
         self.centres_t = np.ascontiguousarray(self.centres.T)
-        self.segments = self.postings.segments
-        rows, tiles = self.segments[0]
+        rows, tiles = self.postings.segments[0]
         held = (rows.vectors, rows.items, rows.offsets, self.postings.place, tiles.tiles, tiles.scales)
         self.bytes_per_item = sum(array.nbytes for array in held) / len(world.vectors)
         self._calibrate(world)
+
+    def __getstate__(self) -> dict[str, Any]:
+        bare = VectorPostings(self.postings.vectors, self.postings.items, self.postings.offsets)
+        return {**vars(self), "postings": bare}
 
     def _calibrate(self, world: IndexWorld) -> None:
         users = np.arange(_CALIBRATED)
@@ -58,14 +70,43 @@ class Ours:
 
     def settings(self, k: int) -> Iterator[tuple[str, Answer]]:
         """Recall targets."""
-        nothing = np.zeros(8)
-        for target in (0.95, 0.98, 0.99, 0.995, 0.999):
+        nothing, segments = np.zeros(INTERESTS), self.postings.segments
+        for target in _TARGETS:
             mass = self.calibration.mass_for(target)
 
             def answer(user: Any, mass: float = mass) -> Any:
                 cells = cells_in_order(self.posterior(user), mass, 256)
-                best = best_together(self.segments, cells, user, nothing, _NOBODY, NOTHING, k)
+                best = best_together(segments, cells, user, nothing, _NOBODY, NOTHING, k)
                 assert best is not None
                 return best[0]
+
+            yield f"recall={target}", answer
+
+
+class Published:
+    """The searcher of a bundle, asked as the service asks it; see :mod:`benchmarks.index_model`."""
+
+    def __init__(self, world: ModelWorld) -> None:
+        self.searcher = world.searcher
+        rows, tiles = world.postings.segments[0]
+        held = (rows.vectors, rows.items, rows.offsets, world.postings.place, tiles.tiles, tiles.scales)
+        self.bytes_per_item = sum(array.nbytes for array in held) / world.postings.size
+        spans = []
+        for user in world.users[:200]:
+            begin = time.perf_counter()
+            world.read(user)
+            spans.append(time.perf_counter() - begin)
+        self.facts: dict[str, Any] = {
+            "cells": world.postings.cells,
+            "user_side_p50_ms": round(float(np.median(spans)) * 1e3, 3),
+        }
+
+    def settings(self, k: int) -> Iterator[tuple[str, Answer]]:
+        """Recall targets."""
+        for target in _TARGETS:
+            policy = replace(self.searcher.policy, recall=target, explore=0.0)
+
+            def answer(user: Any, policy: Policy = policy) -> Any:
+                return self.searcher.retrieve(user, k, policy, exclude_seen=False).items[0]
 
             yield f"recall={target}", answer

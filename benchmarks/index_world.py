@@ -9,6 +9,7 @@ the mass that a cell would have under the user's vectors if it were a point. No 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +28,13 @@ class IndexWorld:
     users: Floats
 
     @property
-    def facts(self) -> dict[str, int]:
+    def facts(self) -> dict[str, Any]:
         """What describes the work in a row."""
-        return {"items": len(self.vectors), "interests": INTERESTS}
+        return {"world": "clusters", "items": len(self.vectors), "interests": INTERESTS}
+
+    def read(self, user: Floats) -> Floats:
+        """The vectors of a user, as a library is asked with them."""
+        return user
 
 
 def unit(vectors: NDArray[np.floating]) -> Floats:
@@ -64,14 +69,14 @@ def make_cells(vectors: Floats, cells: int, seed: int = 0) -> tuple[Floats, NDAr
     return means.centroids, means.index.search(vectors, 1)[1][:, 0]
 
 
-def exact_answers(world: IndexWorld, k: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def exact_answers(world: Any, k: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """The k items with the largest ``max_j u_j . v`` of some users, ``(users, k)``."""
     found = np.empty((len(rows), k), np.int64)
     for place, row in enumerate(rows):
-        best = np.full(len(world.vectors), -np.inf, np.float32)
+        best, user = np.full(len(world.vectors), -np.inf, np.float32), world.read(world.users[row])
         for start in range(0, len(best), 1 << 18):
             part = slice(start, start + (1 << 18))
-            best[part] = (world.users[row] @ world.vectors[part].T).max(axis=0)
+            best[part] = (user @ world.vectors[part].T).max(axis=0)
         found[place] = np.argpartition(-best, k - 1)[:k]
     return found
 

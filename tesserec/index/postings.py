@@ -23,8 +23,9 @@ from tesserec.errors import ArtefactError, DataError, UserError
 from tesserec.index.arrays import check_offsets, check_rows, facts_of, map_array, number_of, save_arrays
 from tesserec.index.delta import Delta
 from tesserec.index.filters import Bits, bitmap
-from tesserec.index.scan import TILE, Segment, Tiles, make_tiles, segment_of, tile_offsets_of
+from tesserec.index.scan import Segment, segment_of
 from tesserec.index.score_postings import ScorePostings
+from tesserec.index.tiles import TILE, Tiles, make_tiles, tile_offsets_of
 from tesserec.index.topk import ItemVectors, frozen, item_vectors
 
 Floats = NDArray[np.float32]

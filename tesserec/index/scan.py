@@ -1,21 +1,17 @@
-"""Search of cells in 8 bits for all interests of a user at once, exact on what it visits.
+"""Search of cells for all interests of a user at once: an 8-bit scan, exact on what it visits.
 
 An item's value is its best over the interests, ``max_j (q_j . v + added_j)``, so one pass over the cells serves them
-all. A vector is stored as ``v = s (b + e)`` with whole ``|b| <= 127``; a query is ``q = t (a + f)``. Then
+all. Vectors and queries in 8 bits bound every value from both sides (:mod:`tesserec.index.tiles`); rows whose upper
+bound reaches the k-th best lower bound are kept, and exact products decide among them as in
+:mod:`tesserec.index.topk`. Quantisation costs no answer, only a few more exact products.
 
-    ``q . v = s (t a . b  +  (q - t a) . b  +  q . e)``,  ``|rest| <= s (|q - t a| B + |q| E)``
-
-with ``B`` and ``E`` the largest ``|b|`` and ``|e|`` of the catalogue (Cauchy-Schwarz). Whole-number products thus
-bound every value from both sides; rows whose upper bound reaches the k-th best lower bound are kept, and exact
-products decide among them as in :mod:`tesserec.index.topk`. Quantisation costs no answer, only a few more exact
-products. Bounds ours, in the manner of VA-files (Weber et al., VLDB 1998).
-
-Rows lie in tiles of 16, by groups of 4 coordinates, as the vector instructions of :mod:`tesserec.index.native` want.
+``scan.c`` does the whole in one call where it can be had; the kernels here give the same answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,47 +20,12 @@ from numpy.typing import NDArray
 from tesserec.data.histories import Ints, Items
 from tesserec.index.filters import Bits, Blocked
 from tesserec.index.kernels import contains, exact_dot, fast_dot, kernel
-from tesserec.index.native import native_scan
+from tesserec.index.native import native
+from tesserec.index.tiles import TILE, Doubles, Floats, Queries, Tiles, make_queries
 from tesserec.index.topk import ItemVectors, frozen, margins
 
-Floats = NDArray[np.float32]
-Best = tuple[Items, NDArray[np.float64], Items]
-TILE = 16
+Best = tuple[Items, Doubles, Items]
 _ROOM = 1 << 13
-_ROUNDING = 1e-6
-
-
-class Tiles(NamedTuple):
-    """8-bit rows of a segment.
-
-    Attributes
-    ----------
-    tiles
-        ``b + 128``, uint8 ``(tiles, groups, 16, 4)``; cells begin with a tile of their own.
-    scales
-        ``s`` of each row, float32 ``(tiles * 16,)``.
-    offsets
-        First tile of each cell, int64 ``(cells + 1,)``.
-    largest, error
-        ``B`` and ``E`` of the bounds.
-    """
-
-    tiles: NDArray[np.uint8]
-    scales: Floats
-    offsets: Ints
-    largest: float
-    error: float
-
-
-class Queries(NamedTuple):
-    """Interests of a user in 8 bits; the bounds of ``q . v + added`` are ``s (slope dot +- slack) + high or low``."""
-
-    bytes: NDArray[np.int8]
-    corrections: Items
-    slopes: Floats
-    slacks: Floats
-    highs: Floats
-    lows: Floats
 
 
 class Rows(NamedTuple):
@@ -77,113 +38,6 @@ class Rows(NamedTuple):
     longest: float
 
 
-def _address(array: Any) -> int:
-    return int(array.ctypes.data)
-
-
-def make_tiles(vectors: Floats, offsets: Ints) -> Tiles:
-    """Quantise vectors that are sorted by cell."""
-    dim = vectors.shape[1]
-    groups = -(-dim // 4)
-    sizes = np.diff(offsets)
-    tile_offsets = tile_offsets_of(offsets)
-    tiles = np.full((int(tile_offsets[-1]), groups, TILE, 4), 128, np.uint8)
-    scales = np.zeros(len(tiles) * TILE, np.float32)
-    places = np.arange(len(vectors)) + np.repeat(tile_offsets[:-1] * TILE - offsets[:-1], sizes)
-    largest = error = 0.0
-    for start in range(0, len(vectors), 1 << 16):
-        block = np.zeros((len(vectors[start : start + (1 << 16)]), groups * 4), np.float64)
-        block[:, :dim] = vectors[start : start + (1 << 16)]
-        scale = (np.abs(block).max(axis=1) / 127).astype(np.float32)
-        exact = np.divide(block, scale[:, None], out=np.zeros_like(block), where=scale[:, None] > 1e-30)
-        scale[scale <= 1e-30] = 0
-        whole = np.clip(np.rint(exact), -127, 127)
-        largest = max(largest, float(np.sqrt((whole**2).sum(axis=1)).max(initial=0)))
-        error = max(error, float(np.sqrt(((exact - whole) ** 2).sum(axis=1)).max(initial=0)))
-        at = places[start : start + len(block)]
-        tiles[at // TILE, :, at % TILE] = (whole + 128).astype(np.uint8).reshape(-1, groups, 4)
-        scales[at] = scale
-    return Tiles(tiles, scales, tile_offsets, largest, error)
-
-
-def tile_offsets_of(offsets: Ints) -> Ints:
-    """First tile of each cell, int64 ``(cells + 1,)``."""
-    return np.append(0, np.cumsum(-(-np.diff(offsets) // TILE))).astype(np.int64)
-
-
-def make_queries(queries: Floats, added: NDArray[np.float64], tiles: Tiles) -> Queries:
-    """Quantise the vectors ``(interests, dim)`` of a user; ``added`` is what each interest adds to its scores."""
-    n, dim = queries.shape
-    exact = queries.astype(np.float64)
-    slopes = np.abs(exact).max(axis=1) / 127
-    whole = np.rint(exact / np.where(slopes > 0, slopes, 1)[:, None])
-    padded = np.zeros((n, tiles.tiles.shape[1] * 4), np.int8)
-    padded[:, :dim] = whole
-    lengths, rest = np.sqrt((exact**2).sum(axis=1)), np.sqrt(((exact - slopes[:, None] * whole) ** 2).sum(axis=1))
-    rounding = _ROUNDING * (lengths + rest) * (tiles.largest + tiles.error + 1)
-    slacks = (rest * tiles.largest + lengths * tiles.error) * (1 + _ROUNDING) + rounding
-    spare = _ROUNDING * (np.abs(added) + 1e-20)
-    floats = (np.ascontiguousarray(one, np.float32) for one in (slopes, slacks, added + spare, added - spare))
-    return Queries(padded, (whole.sum(axis=1) * 128).astype(np.int32), *floats)
-
-
-class Scratch:
-    """Working memory of one search; k lower bounds and the rows kept."""
-
-    def __init__(self, k: int) -> None:
-        self.heap, self.filled = np.empty(k, np.float32), np.zeros(1, np.int64)
-        self.kept, self.uppers = np.empty(_ROOM + 16 * k, np.int32), np.empty(_ROOM + 16 * k, np.float32)
-
-
-def scan(
-    rows: Rows, tiles: Tiles, cells: Ints, queries: Queries, unwanted: Items, bits: Bits, scratch: Scratch
-) -> Items | None:
-    """Rows of the cells that may be among the k best; None where more are nearly equal than there is room for.
-
-    Parameters
-    ----------
-    cells
-        In the order in which they are visited.
-    unwanted
-        Rising items that the user must not be given.
-    """
-    cells, native = np.ascontiguousarray(cells, np.int64), native_scan()
-    if native is None:
-        n = _scan(
-            rows, tiles, cells, queries, unwanted, bits, scratch.heap, scratch.filled, scratch.kept, scratch.uppers
-        )
-    else:
-        at, dead = _address, rows.dead
-        n = native(
-            at(tiles.tiles),
-            at(tiles.scales),
-            at(tiles.offsets),
-            at(rows.offsets),
-            at(rows.items),
-            at(cells),
-            len(cells),
-            tiles.tiles.shape[1],
-            *map(at, queries),
-            len(queries.slopes),
-            at(unwanted),
-            len(unwanted),
-            at(bits),
-            len(bits),
-            at(dead),
-            len(dead),
-            at(scratch.heap),
-            len(scratch.heap),
-            at(scratch.filled),
-            at(scratch.kept),
-            at(scratch.uppers),
-            len(scratch.kept),
-        )
-    if n < 0:
-        return None
-    threshold = scratch.heap[0] if scratch.filled[0] == len(scratch.heap) else -np.inf
-    return scratch.kept[:n][scratch.uppers[:n] >= threshold]
-
-
 class Segment(NamedTuple):
     """A segment in both forms."""
 
@@ -191,11 +45,20 @@ class Segment(NamedTuple):
     tiles: Tiles
 
 
+class Scratch(NamedTuple):
+    """Working memory of one search: the k-th best lower bound so far, and the rows kept with their bounds."""
+
+    bar: Floats
+    kept: Items
+    uppers: Floats
+    lowers: Floats
+
+
 def best_together(
     segments: Sequence[Segment],
     cells: Ints,
     queries: Floats,
-    added: NDArray[np.float64],
+    added: Doubles,
     unwanted: Items,
     blocked: Blocked,
     k: int,
@@ -219,19 +82,109 @@ def best_together(
     """
     if len(blocked.listed):
         unwanted = np.union1d(unwanted, blocked.listed).astype(np.int32)
-    scratch, near = Scratch(k), margins(queries, max(segment.rows.longest for segment in segments))
-    answers: list[Best] = []
-    for segment in segments:
-        own = make_queries(queries, added, segment.tiles)
-        kept = scan(segment.rows, segment.tiles, cells, own, unwanted, blocked.bits, scratch)
-        if kept is None:
+    queries, added = np.ascontiguousarray(queries, np.float32), np.ascontiguousarray(added, np.float64)
+    cells, unwanted, bits = frozen(np.asarray(cells, np.int64)), frozen(unwanted), frozen(blocked.bits)
+    near = margins(queries, max(segment.rows.longest for segment in segments))
+    room = _ROOM + 16 * k
+    # A second half of the lower bounds is for the selection of the k-th best.
+    bounds = np.empty(room, np.float32), np.empty(2 * room, np.float32)
+    scratch = Scratch(np.full(1, -np.inf, np.float32), np.empty(room, np.int32), *bounds)
+    search, answers = native_search() or _search, list[Best]()
+    for rows, tiles in segments:
+        own = make_queries(queries, added, tiles.tiles.shape[1], tiles.largest, tiles.error, rows.longest)
+        best = search(rows, tiles, cells, (queries, added, near), own, unwanted, bits, scratch, k)
+        if best is None:
             return None
-        answers.append(best_of(segment.rows.vectors, segment.rows.items, kept, queries, added, near, k))
+        answers.append(best)
     if len(answers) == 1:
         return answers[0]
     items, values, columns = (np.concatenate(parts) for parts in zip(*answers, strict=True))
     order = np.lexsort((items, -values))[:k]
     return items[order], values[order], columns[order]
+
+
+def segment_of(table: ItemVectors, items: Items, offsets: Ints, dead: Bits, tiles: Tiles) -> Segment:
+    """Arrays as the kernels take them; ``items`` are those of the catalogue."""
+    rows = Rows(table.vectors, frozen(items), frozen(offsets), frozen(dead), table.longest)
+    arrays = frozen(tiles.tiles), frozen(tiles.scales), frozen(tiles.offsets)
+    return Segment(rows, Tiles(*arrays, tiles.largest, tiles.error))
+
+
+def native_search() -> Callable[..., Best | None] | None:
+    """The search of ``scan.c``, or None where it cannot be had."""
+    in_c = native("scan", "tesserec_best", "p")
+    return None if in_c is None else partial(_search_in_c, in_c)
+
+
+def _search_in_c(
+    in_c: Callable[[int], int],
+    rows: Rows,
+    tiles: Tiles,
+    cells: Ints,
+    asked: tuple[Floats, Doubles, Floats],
+    own: Queries,
+    unwanted: Items,
+    bits: Bits,
+    scratch: Scratch,
+    k: int,
+) -> Best | None:
+    queries, added, _ = asked
+    best = np.empty(k, np.int32), np.empty(k, np.float64), np.empty(k, np.int32)
+    exact = np.empty((len(queries) + 2) * (queries.shape[1] + 13) + len(queries) + 2 * k + len(scratch.kept))
+    call, at = _call(rows, tiles, cells, (queries, added), own, unwanted, bits, scratch, exact, best)
+    n = in_c(at)
+    del call  # which the address was of
+    return None if n < 0 else (best[0][:n], best[1][:n], best[2][:n])
+
+
+@kernel
+def _call(
+    rows: Rows,
+    tiles: Tiles,
+    cells: Ints,
+    asked: tuple[Floats, Doubles],
+    own: Queries,
+    unwanted: Items,
+    bits: Bits,
+    scratch: Scratch,
+    exact: Doubles,
+    best: Best,
+) -> tuple[Ints, int]:
+    """``struct call`` of ``scan.c``, and its address. Asking an array for its address costs microseconds in Python."""
+    items, values, columns = best
+    queries, added = asked
+    call = np.empty(37, np.int64)
+    call[0], call[1], call[2] = tiles.tiles.ctypes.data, tiles.scales.ctypes.data, tiles.offsets.ctypes.data
+    call[3], call[4], call[5] = rows.offsets.ctypes.data, rows.vectors.ctypes.data, rows.items.ctypes.data
+    call[6], call[7], call[8], call[9] = rows.dead.ctypes.data, len(rows.dead), tiles.tiles.shape[1], queries.shape[1]
+    call[10], call[11], call[12], call[13] = cells.ctypes.data, len(cells), queries.ctypes.data, added.ctypes.data
+    call[14], call[15], call[16] = own.bytes.ctypes.data, own.corrections.ctypes.data, own.slopes.ctypes.data
+    call[17], call[18], call[19] = own.rests.ctypes.data, own.lengths.ctypes.data, own.highs.ctypes.data
+    call[20], call[21] = own.lows.ctypes.data, len(queries)
+    call[22], call[23], call[24], call[25] = unwanted.ctypes.data, len(unwanted), bits.ctypes.data, len(bits)
+    call[26], call[27], call[28] = scratch.bar.ctypes.data, scratch.kept.ctypes.data, scratch.uppers.ctypes.data
+    call[29], call[30], call[31] = scratch.lowers.ctypes.data, len(scratch.kept), own.limits.ctypes.data
+    call[32], call[33], call[34] = exact.ctypes.data, items.ctypes.data, values.ctypes.data
+    call[35], call[36] = columns.ctypes.data, len(items)
+    return call, call.ctypes.data
+
+
+def _search(
+    rows: Rows,
+    tiles: Tiles,
+    cells: Ints,
+    asked: tuple[Floats, Doubles, Floats],
+    own: Queries,
+    unwanted: Items,
+    bits: Bits,
+    scratch: Scratch,
+    k: int,
+) -> Best | None:
+    n = _scan(rows, tiles, cells, own, unwanted, bits, scratch, k)
+    if n < 0:
+        return None
+    best: Best = best_of(rows.vectors, rows.items, scratch.kept[:n], *asked, k)
+    return best
 
 
 @kernel
@@ -262,43 +215,49 @@ def best_of(
 
 @kernel
 def _scan(
-    rows: Rows,
-    tiles: Tiles,
-    cells: Ints,
-    queries: Queries,
-    unwanted: Items,
-    bits: Bits,
-    heap: Floats,
-    filled: Ints,
-    kept: Items,
-    uppers: Floats,
+    rows: Rows, tiles: Tiles, cells: Ints, queries: Queries, unwanted: Items, bits: Bits, scratch: Scratch, k: int
 ) -> int:
+    """Rows whose upper bound reaches the k-th best lower bound; -1 where there are more than room for them."""
     wide = _widened(queries.bytes)
     high, low = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
     sums = np.empty(4 * TILE, np.int32)
-    n, k = 0, len(heap)
+    n, room = 0, len(scratch.kept)
+    full = min(2 * k, room)
     for cell in cells:
         first, size = rows.offsets[cell], rows.offsets[cell + 1] - rows.offsets[cell]
         for done in range(0, size, TILE):
             tile = tiles.offsets[cell] + done // TILE
             _bounds(tiles.tiles[tile], tiles.scales[TILE * tile : TILE * (tile + 1)], wide, queries, sums, high, low)
-            threshold = heap[0] if filled[0] == k else np.float32(-np.inf)
-            if high.max() < threshold:
+            if high.max() < scratch.bar[0]:
                 continue
-            if n + TILE > len(kept):
-                n = _drop(kept, uppers, n, threshold)
-                if n + TILE > len(kept):
+            if n + TILE > full:
+                n = _raise_bar(scratch, n, k)
+                if n + TILE > room:
                     return -1
+                full = min(3 * n // 2 + k, room)
             for lane in range(min(TILE, size - done)):
-                if filled[0] == k and high[lane] < heap[0]:
-                    continue
                 item = rows.items[first + done + lane]
-                if _is_set(rows.dead, item) or _is_set(bits, item) or contains(unwanted, 0, len(unwanted), item):
+                if high[lane] < scratch.bar[0] or _is_set(rows.dead, item) or _is_set(bits, item):
                     continue
-                kept[n], uppers[n] = first + done + lane, high[lane]
-                n += 1
-                _keep_bound(heap, filled, low[lane])
-    return n
+                if not contains(unwanted, 0, len(unwanted), item):
+                    scratch.kept[n] = first + done + lane
+                    scratch.uppers[n], scratch.lowers[n] = high[lane], low[lane]
+                    n += 1
+    return int(_raise_bar(scratch, n, k))
+
+
+@kernel
+def _raise_bar(scratch: Scratch, n: int, k: int) -> int:
+    """Raise the bar to the k-th best lower bound, and drop the rows whose upper bound does not reach it."""
+    if n >= k:
+        scratch.bar[0] = max(scratch.bar[0], np.partition(scratch.lowers[:n], n - k)[n - k])
+    left = 0
+    for i in range(n):
+        if scratch.uppers[i] >= scratch.bar[0]:
+            scratch.kept[left] = scratch.kept[i]
+            scratch.uppers[left], scratch.lowers[left] = scratch.uppers[i], scratch.lowers[i]
+            left += 1
+    return left
 
 
 @kernel
@@ -329,81 +288,20 @@ def _bounds(
     tile: NDArray[np.uint8], scales: Floats, wide: Items, queries: Queries, sums: Items, high: Floats, low: Floats
 ) -> None:
     high[:], low[:] = -np.inf, -np.inf
+    largest, longest, error = queries.limits
     for j in range(len(wide)):
         _multiply(tile, wide[j], sums)
         for lane in range(TILE):
             dot = np.int32(
                 sums[4 * lane] + sums[4 * lane + 1] + sums[4 * lane + 2] + sums[4 * lane + 3] - queries.corrections[j]
             )
-            middle = np.float32(dot) * queries.slopes[j]
-            high[lane] = max(high[lane], scales[lane] * (middle + queries.slacks[j]) + queries.highs[j])
-            low[lane] = max(low[lane], scales[lane] * (middle - queries.slacks[j]) + queries.lows[j])
-
-
-@kernel
-def _drop(kept: Items, uppers: Floats, n: int, threshold: float) -> int:
-    left = 0
-    for i in range(n):
-        if uppers[i] >= threshold:
-            kept[left], uppers[left] = kept[i], uppers[i]
-            left += 1
-    return left
+            scale = scales[lane]
+            slack = min(scale * largest, longest + scale * error) * queries.rests[j] + scale * queries.lengths[j]
+            middle = scale * (np.float32(dot) * queries.slopes[j])
+            high[lane] = max(high[lane], middle + slack + queries.highs[j])
+            low[lane] = max(low[lane], middle - slack + queries.lows[j])
 
 
 @kernel
 def _is_set(bits: Bits, item: int) -> bool:
     return len(bits) > 0 and bool((bits[item >> 3] >> (item & 7)) & 1)
-
-
-@kernel
-def _keep_bound(heap: Floats, filled: Ints, value: float) -> None:
-    """Keep the k largest lower bounds, the smallest first."""
-    k, at = len(heap), 0
-    if filled[0] < k:
-        at = filled[0]
-        filled[0] += 1
-        while at > 0 and heap[(at - 1) // 2] > value:
-            heap[at] = heap[(at - 1) // 2]
-            at = (at - 1) // 2
-        heap[at] = value
-        return
-    if not value > heap[0]:
-        return
-    while 2 * at + 1 < k:
-        child = 2 * at + 1
-        if child + 1 < k and heap[child + 1] < heap[child]:
-            child += 1
-        if not heap[child] < value:
-            break
-        heap[at] = heap[child]
-        at = child
-    heap[at] = value
-
-
-@kernel
-def cells_in_order(posterior: Floats, visit: float, first: int) -> Ints:
-    """Likeliest cells until their mass reaches ``visit``; equally likely ones by number.
-
-    ``first`` of them are singled out before sorting, twice as many each time that they do not suffice.
-    """
-    n = len(posterior)
-    while True:
-        first = min(first, n)
-        bar = np.float32(-1.0) if first == n else np.partition(posterior, n - first)[n - first]
-        likely = np.flatnonzero(posterior >= bar)
-        likely = likely[np.argsort(-posterior[likely], kind="mergesort")]
-        mass = 0.0
-        for i in range(len(likely)):
-            if mass >= visit and i > 0:
-                return likely[:i]
-            mass += posterior[likely[i]]
-        if first == n or (mass >= visit):
-            return likely
-        first *= 4
-
-
-def segment_of(table: ItemVectors, items: Items, offsets: Ints, dead: Bits, tiles: Tiles) -> Segment:
-    """Arrays as the kernels take them; ``items`` are those of the catalogue."""
-    rows = Rows(table.vectors, frozen(items), frozen(offsets), frozen(dead), table.longest)
-    arrays = frozen(tiles.tiles), frozen(tiles.scales), frozen(tiles.offsets)
-    return Segment(rows, Tiles(*arrays, tiles.largest, tiles.error))

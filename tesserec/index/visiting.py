@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tesserec.data.histories import Histories
+from tesserec.data.histories import Histories, Ints
 from tesserec.index.contract import Floats, Policy, Visits
+from tesserec.index.kernels import kernel
 from tesserec.index.postings import VectorPostings
 
 
@@ -51,6 +52,28 @@ def visited_cells(
     visited = np.zeros(posterior.shape, np.bool_)
     np.put_along_axis(visited, order, chosen, axis=1)
     return visited
+
+
+@kernel
+def cells_in_order(posterior: Floats, visit: float, first: int) -> Ints:
+    """Likeliest cells until their mass reaches ``visit``; equally likely ones by number.
+
+    ``first`` of them are singled out before sorting, twice as many each time that they do not suffice.
+    """
+    n = len(posterior)
+    while True:
+        first = min(first, n)
+        bar = np.float32(-1.0) if first == n else np.partition(posterior, n - first)[n - first]
+        likely = np.flatnonzero(posterior >= bar)
+        likely = likely[np.argsort(-posterior[likely], kind="mergesort")]
+        mass = 0.0
+        for i in range(len(likely)):
+            if mass >= visit and i > 0:
+                return likely[:i]
+            mass += posterior[likely[i]]
+        if first == n or (mass >= visit):
+            return likely
+        first *= 4
 
 
 def visits_of(posterior: Floats, visited: NDArray[np.bool_], sizes: NDArray[np.int64]) -> Visits:

@@ -13,21 +13,20 @@ from tesserec.errors import ConfigError, DataError
 from tesserec.index import scan as scanning
 from tesserec.index.contract import Policy
 from tesserec.index.filters import NOTHING, Blocked, Filter
-from tesserec.index.native import native_scan
 from tesserec.index.postings import VectorPostings
-from tesserec.index.scan import best_together, cells_in_order
+from tesserec.index.scan import best_together, native_search
 from tesserec.index.score_postings import ScorePostings
 from tesserec.index.search import retrieve
 from tesserec.index.user_side import HistorySide
-from tesserec.index.visiting import visited_cells
+from tesserec.index.visiting import cells_in_order, visited_cells
 from tests.index.world import catalogue, histories, scores_of, world
 
-KERNELS = ["numba", pytest.param("c", marks=pytest.mark.skipif(native_scan() is None, reason="no C kernel here"))]
+KERNELS = ["numba", pytest.param("c", marks=pytest.mark.skipif(native_search() is None, reason="no C kernel here"))]
 
 
 def choose(monkeypatch, kernel):
     if kernel == "numba":
-        monkeypatch.setattr(scanning, "native_scan", lambda: None)
+        monkeypatch.setattr(scanning, "native_search", lambda: None)
 
 
 def slow_best(vectors, allowed, queries, added, k):
@@ -222,6 +221,7 @@ def test_without_a_compiler_or_when_switched_off_numba_answers(monkeypatch, tmp_
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(native.shutil, "which", lambda name: None)
-    assert native.native_scan.__wrapped__() is None
+    asked = ("scan", "tesserec_scan", "p")
+    assert native.native.__wrapped__(*asked) is None
     monkeypatch.setenv("TESSEREC_NATIVE", "0")
-    assert native.native_scan.__wrapped__() is None
+    assert native.native.__wrapped__(*asked) is None
