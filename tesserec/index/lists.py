@@ -6,6 +6,11 @@ largest, so the sum of weight times first score (last score where the weight is 
 below the floor are skipped; rounding is monotone, so the bound holds to the bit. Where one list alone names a block,
 its range is read from the head until it falls below the floor: popularity is a few postings of one list.
 
+Where nothing is negative and ``lists.c`` can be had, it sums whole numbers of 16 bits: a posting counts as
+``ceil(weight * score / step)``, with a step that keeps the largest sum of any block within 16 bits. With n codes the
+true sum lies within n steps below that, so whatever lies further than that below the k-th best whole sum is dropped,
+and the exact sums of the few items left decide. Answers are the same, bit for bit.
+
 Layout after Strohman and Croft, Efficient document retrieval in main memory (SIGIR 2007), and the block maxima of Ding
 and Suel (SIGIR 2011); what is exact here is ours.
 """
@@ -34,16 +39,23 @@ from tesserec.index.kernels import (
     select_largest,
 )
 from tesserec.index.merge import no_candidates
-from tesserec.index.score_postings import BLOCK, ScorePostings, Shorts
+from tesserec.index.native import address, native
+from tesserec.index.score_postings import BLOCK, Lists, ScorePostings, Shorts
 from tesserec.index.topk import frozen, frozen_blocked, in_threads
 from tesserec.index.user_side import ScoreSide
 
 Totals = NDArray[np.float64]
+ARGUMENTS = "pi ppi pi pi pi ipp"
+"""Of ``tesserec_sum_lists``, see :func:`tesserec.index.native.native`."""
+
 _NO_BLOCK = 1 << 31
 _SPARE = 512
 _RUN = 1024
 _DENSE = BLOCK // 3
 _LOWEST = np.float32(np.finfo(np.float32).min)
+_NO_POSTINGS = ScorePostings(
+    *(np.empty(0, kind) for kind in (np.uint16, np.float32, np.uint16, np.uint16, np.int64, np.int64)), size=0
+)
 
 
 def sum_lists(
@@ -61,23 +73,9 @@ def sum_lists(
     codes, weights = weigh(side, postings, histories)
     seen = ordered_rows(histories) if exclude_seen else empty_rows(len(histories))
     answer = no_candidates(len(histories), k)
-    users = _Users(codes, weights, seen.values, seen.starts, seen.stops, frozen_blocked(blocked))
-    delta = _NO_LISTS if postings.delta is None else _segment(postings.delta, NOTHING.bits)
-    segments = _segment(postings, postings.dead), delta
-    in_threads(len(histories), partial(_sum_rows, users, segments, answer.items, answer.scores))
+    users = _Users(frozen(codes), frozen(weights), seen.values, seen.starts, seen.stops, frozen_blocked(blocked))
+    in_threads(len(histories), partial(_sum_part, users, postings, answer.items, answer.scores))
     return replace(answer, visits=visits_of_lists(postings, codes))
-
-
-def _segment(postings: ScorePostings, dead: Bits) -> _Lists:
-    return _Lists(
-        frozen(postings.places),
-        frozen(postings.scores),
-        frozen(postings.blocks),
-        frozen(postings.counts),
-        frozen(postings.ranges),
-        frozen(postings.offsets),
-        frozen(dead),
-    )
 
 
 def weigh(side: ScoreSide, postings: ScorePostings, histories: Histories) -> tuple[Codes, Floats]:
@@ -108,23 +106,6 @@ class _Users(NamedTuple):
     blocked: Blocked
 
 
-class _Lists(NamedTuple):
-    """The arrays of :class:`ScorePostings`."""
-
-    places: Shorts
-    scores: Floats
-    blocks: Shorts
-    counts: Shorts
-    ranges: Ints
-    offsets: Ints
-    dead: Bits
-
-
-_NO_LISTS = _Lists(
-    *(frozen(np.empty(0, kind)) for kind in (np.uint16, np.float32, np.uint16, np.uint16, np.int64, np.int64, np.uint8))
-)
-
-
 class _Cursors(NamedTuple):
     """Where each code of a user stands: its next range and posting, and the end of its ranges."""
 
@@ -153,9 +134,32 @@ class _Best(NamedTuple):
     k: int
 
 
+def _sum_part(users: _Users, postings: ScorePostings, items: Items, scores: Floats, begin: int, end: int) -> None:
+    """The answers of some users: by the C kernel those that it takes, by Numba the others."""
+    in_c = native("lists", "tesserec_sum_lists", ARGUMENTS)
+    parts = [part for part in (postings, postings.delta) if part is not None]
+    segments = postings.lists, (postings.delta or _NO_POSTINGS).lists
+    if in_c is None:
+        _sum_rows(users, segments, items, scores, begin, end)
+        return
+    words = np.concatenate([part.words for part in parts])
+    width, k = users.codes.shape[1], items.shape[1]
+    codes, weights, seen, out, out_scores = (
+        address(array) for array in (users.codes, users.weights, users.seen, items, scores)
+    )
+    listed, bits = users.blocked
+    without = address(listed), len(listed), address(bits), len(bits)
+    for user in range(begin, end):
+        row, place = 4 * user * width, 4 * user * k
+        first, last = int(users.seen_from[user]), int(users.seen_to[user])
+        own = codes + row, weights + row, width, seen + 4 * first, last - first
+        if in_c(address(words), len(parts), *own, *without, k, out + place, out_scores + place) < 0:
+            _sum_rows(users, segments, items, scores, user, user + 1)
+
+
 @kernel
 def _sum_rows(
-    users: _Users, segments: tuple[_Lists, _Lists], out: Items, out_scores: Floats, begin: int, end: int
+    users: _Users, segments: tuple[Lists, Lists], out: Items, out_scores: Floats, begin: int, end: int
 ) -> None:
     width, k = users.codes.shape[1], out.shape[1]
     totals = np.zeros(BLOCK, np.float64)
@@ -176,7 +180,7 @@ def _sum_rows(
 
 @kernel
 def _visit(
-    users: _Users, user: int, lists: _Lists, cursors: _Cursors, active: _Active, totals: Totals, best: _Best
+    users: _Users, user: int, lists: Lists, cursors: _Cursors, active: _Active, totals: Totals, best: _Best
 ) -> None:
     for column in range(len(cursors.ends)):
         code = users.codes[user, column]
@@ -200,7 +204,7 @@ def _visit(
 
 
 @kernel
-def _next_block(lists: _Lists, cursors: _Cursors) -> int:
+def _next_block(lists: Lists, cursors: _Cursors) -> int:
     block = _NO_BLOCK
     for column in range(len(cursors.ends)):
         if cursors.ranges[column] < cursors.ends[column]:
@@ -209,9 +213,7 @@ def _next_block(lists: _Lists, cursors: _Cursors) -> int:
 
 
 @kernel
-def _enter(
-    users: _Users, user: int, lists: _Lists, block: int, cursors: _Cursors, active: _Active
-) -> tuple[int, float]:
+def _enter(users: _Users, user: int, lists: Lists, block: int, cursors: _Cursors, active: _Active) -> tuple[int, float]:
     """Collect the ranges of a block; how many there are, and a bound on the sums of its items."""
     n, bound = 0, 0.0
     for column in range(len(cursors.ends)):
@@ -228,7 +230,7 @@ def _enter(
 
 
 @kernel
-def _add_up(lists: _Lists, active: _Active, n: int, totals: Totals) -> None:
+def _add_up(lists: Lists, active: _Active, n: int, totals: Totals) -> None:
     for i in range(n):
         part = slice(active.begins[i], active.ends[i])
         _add(lists.places[part], lists.scores[part], active.weights[i], totals)
@@ -242,7 +244,7 @@ def _add(places: Shorts, scores: Floats, weight: float, totals: Totals) -> None:
 
 @kernel
 def _read_head(
-    users: _Users, user: int, lists: _Lists, first: int, begin: int, end: int, weight: float, best: _Best
+    users: _Users, user: int, lists: Lists, first: int, begin: int, end: int, weight: float, best: _Best
 ) -> None:
     """Note the postings of a single range until they fall below the floor."""
     for start in range(begin, end, _RUN):
@@ -258,7 +260,7 @@ def _read_head(
 
 @kernel
 def _gather(
-    users: _Users, user: int, lists: _Lists, first: int, active: _Active, n: int, totals: Totals, best: _Best
+    users: _Users, user: int, lists: Lists, first: int, active: _Active, n: int, totals: Totals, best: _Best
 ) -> None:
     """Note each item of the active ranges once, and leave all totals zero."""
     positive = best.bar[0] >= 0  # then what has been noted needs no other mark than zero

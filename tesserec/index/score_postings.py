@@ -9,8 +9,9 @@ range, so short lists over a large catalogue cost little.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +20,26 @@ from typing_extensions import Self
 from tesserec.errors import ArtefactError, DataError, UserError
 from tesserec.index.arrays import FACTS, check_offsets, check_rows, facts_of, map_array, number_of, save_arrays
 from tesserec.index.filters import Bits, bitmap
+from tesserec.index.native import address
+from tesserec.index.topk import frozen
 
 Floats = NDArray[np.float32]
 Items = NDArray[np.int32]
 Ints = NDArray[np.int64]
 Shorts = NDArray[np.uint16]
 BLOCK = 1 << 16
+
+
+class Lists(NamedTuple):
+    """The arrays of :class:`ScorePostings` as kernels take them: contiguous and read-only."""
+
+    places: Shorts
+    scores: Floats
+    blocks: Shorts
+    counts: Shorts
+    ranges: Ints
+    offsets: Ints
+    dead: Bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +122,16 @@ class ScorePostings:
     def codes(self) -> int:
         """Number of codes."""
         return len(self.offsets) - 1
+
+    @cached_property
+    def lists(self) -> Lists:
+        """What the kernels read."""
+        return Lists(*(frozen(getattr(self, name)) for name in Lists._fields))
+
+    @cached_property
+    def words(self) -> Ints:
+        """``lists`` of ``lists.c``: addresses of :attr:`lists`, then bytes of ``dead`` and blocks, int64 ``(9,)``."""
+        return np.array([*map(address, self.lists), len(self.dead), -(-self.size // BLOCK)], np.int64)
 
     @property
     def items(self) -> Items:

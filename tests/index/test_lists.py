@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tesserec.index.lists
 from tesserec.data.histories import Histories
 from tesserec.errors import ArtefactError
 from tesserec.index.filters import NOTHING, Filter
-from tesserec.index.lists import sum_lists
+from tesserec.index.lists import ARGUMENTS, sum_lists
+from tesserec.index.native import native
 from tesserec.index.score_postings import BLOCK, ScorePostings
 from tests.index.world import catalogue
 
@@ -47,16 +49,24 @@ def draw_world(rng, ties):
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 1 << 30), ties=st.booleans(), k=st.integers(1, 70), width=st.integers(1, 9))
-def test_sums_equal_brute_force(seed, ties, k, width):
+@given(
+    seed=st.integers(0, 1 << 30),
+    ties=st.booleans(),
+    negative=st.booleans(),
+    k=st.integers(1, 70),
+    width=st.integers(1, 9),
+)
+def test_sums_equal_brute_force(seed, ties, negative, k, width):
+    """Only without negative numbers the C kernel answers, where there is one."""
     rng = np.random.default_rng(seed)
     code, item, scores = draw_world(rng, ties)
+    scores = scores if negative else abs(scores)
     build = dict(n_codes=CODES, size=SIZE)
     order = rng.permutation(len(code))
     lists = ScorePostings.build(code[order], item[order], scores[order], **build)
     users, held = 3, np.unique(item)
     codes = rng.integers(-1, CODES, (users, width))
-    weights = rng.choice([1.0, 1.0, 0.3, 2.0, 0.0, -0.7], (users, width))
+    weights = rng.choice([1.0, 1.0, 0.3, 2.0, 0.0, -0.7 if negative else 1e-9], (users, width))
     seen = [rng.choice(held, min(4, len(held)), replace=False) for _ in range(users)]
     denied, gone, changed = (rng.choice(held, n) for n in (5, 2, 3))
     gone = np.setdiff1d(gone, changed)
@@ -96,6 +106,30 @@ def test_full_blocks_equal_a_plain_sum(sign):
         best = listed[np.lexsort((listed, -total[listed]))][:300]
         assert found.items[user].tolist() == best.tolist()
         assert found.scores[user].tolist() == total[best].tolist()
+
+
+def test_the_c_kernel_keeps_the_bits_of_numba(monkeypatch):
+    """Lists as long as in service: many blocks, near ties at the k-th place, a long history."""
+    if native("lists", "tesserec_sum_lists", ARGUMENTS) is None:
+        pytest.skip("no C compiler or no AVX-512")
+    rng, size, users = np.random.default_rng(11), 5 * BLOCK + 7, 20
+    code, item = np.nonzero(rng.random((40, size)) < rng.uniform(0.0005, 0.05, (40, 1)))
+    scores = rng.exponential(1, len(code)).astype(np.float32)
+    lists = ScorePostings.build(code, item, scores, n_codes=40, size=size)
+    codes = np.stack([rng.choice(40, 24) for _ in range(users)])
+    side = Weighed(codes, rng.uniform(0, 1.5, codes.shape))
+    seen = Histories.from_lists([rng.choice(item, 500) for _ in range(users)])
+
+    def refuse(*arguments):
+        raise AssertionError("Numba was asked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tesserec.index.lists, "_sum_rows", refuse)
+        ours = sum_lists(side, lists, seen, 100, True)
+    monkeypatch.setattr(tesserec.index.lists, "native", lambda *arguments: None)
+    plain = sum_lists(side, lists, seen, 100, True)
+    np.testing.assert_array_equal(ours.items, plain.items)
+    np.testing.assert_array_equal(ours.scores, plain.scores)
 
 
 def test_a_list_over_blocks_is_read_best_first(tmp_path):
