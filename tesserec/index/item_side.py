@@ -1,4 +1,4 @@
-"""What gives an item that came after training its vector and its cell, without torch."""
+"""What gives an item that came after training its vector and its place, a cell or lists, without torch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from tesserec.data.features import Vocabulary
 from tesserec.errors import ArtefactError, DataError
 from tesserec.files import read_json
+from tesserec.index.arrays import map_array
 from tesserec.index.user_side import session
 
 FILE = "items.json"
+THRESHOLDS = "thresholds.npy"
+_PAIRS = 1 << 18
 Floats = NDArray[np.float32]
 
 
@@ -22,8 +25,10 @@ class ItemSide:
 
     ``item_encoder.onnx``, where the model reads features, turns ``numbers`` (float32 ``(items, numbers)``) and codes of
     each column of categories (int64 ``(items, most)``, padded with 0) into ``raw`` vectors ``(items, dim)``.
-    ``place.onnx`` turns these into ``vectors`` as the index holds them ``(items, width)`` and ``cells`` ``(items,)``.
-    ``items.json`` holds ``dim`` and the vocabulary.
+    ``place.onnx`` turns these into ``vectors`` as the index holds them ``(items, width)`` and ``cells`` ``(items,)``;
+    or, for a model with lists, ``vectors`` as histories are read and ``scores`` in every list ``(items, codes)``, and
+    ``thresholds.npy``, float32 ``(codes,)``, is what a score must reach. ``items.json`` holds ``dim`` and the
+    vocabulary.
 
     Parameters
     ----------
@@ -44,6 +49,8 @@ class ItemSide:
             self.vocabulary = None if given is None else Vocabulary.from_json(given)
         except (KeyError, TypeError, ValueError) as error:
             raise ArtefactError(f"{folder / FILE} does not describe an item side ({error}); publish again") from None
+        path = folder / THRESHOLDS
+        self.thresholds = map_array(path, "<f4", 1) if path.exists() else None
         self._place = session(folder / "place.onnx", threads=1)
         self._encoder = None if given is None else session(folder / "item_encoder.onnx", threads=1)
 
@@ -71,3 +78,21 @@ class ItemSide:
         """Vectors as the index holds them ``(items, width)`` and cells ``(items,)``, of raw ones ``(items, dim)``."""
         vectors, cells = self._place.run(["vectors", "cells"], {"raw": np.ascontiguousarray(raw, np.float32)})
         return vectors, cells.astype(np.int32)
+
+    def listed(self, raw: Floats) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64], Floats]:
+        """Vectors ``(items, dim)`` of raw ones, and row, code and score of each list that an item has a place in.
+
+        An item is in every list in which its score is above zero and reaches the threshold.
+        """
+        assert self.thresholds is not None
+        vectors, rows, codes, kept = [], [], [], []
+        batch = max(1, _PAIRS // max(1, len(self.thresholds)))
+        for start in range(0, len(raw), batch):
+            given = np.ascontiguousarray(raw[start : start + batch], np.float32)
+            own, scores = self._place.run(["vectors", "scores"], {"raw": given})
+            row, code = np.nonzero((scores > 0) & (scores >= self.thresholds))
+            vectors.append(own)
+            rows.append(row + start)
+            codes.append(code)
+            kept.append(scores[row, code])
+        return np.concatenate(vectors), np.concatenate(rows), np.concatenate(codes), np.concatenate(kept)

@@ -53,8 +53,8 @@ _SPARE = 512
 _RUN = 1024
 _DENSE = BLOCK // 3
 _LOWEST = np.float32(np.finfo(np.float32).min)
-_NO_POSTINGS = ScorePostings(
-    *(np.empty(0, kind) for kind in (np.uint16, np.float32, np.uint16, np.uint16, np.int64, np.int64)), size=0
+_NO_POSTINGS = ScorePostings.build(
+    np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32), n_codes=0, size=0
 )
 
 

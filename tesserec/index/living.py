@@ -24,15 +24,16 @@ from tesserec.data.ids import IdMap
 from tesserec.errors import DataError, UserError
 from tesserec.index.bundle import Bundle, locked, publish_locked, publish_whole
 from tesserec.index.catalogue import Catalogue
-from tesserec.index.changes import Changes
+from tesserec.index.changes import Changes, Entries
 from tesserec.index.item_side import FILE as ITEM_SIDE
-from tesserec.index.item_side import ItemSide
+from tesserec.index.item_side import THRESHOLDS, ItemSide
 from tesserec.index.postings import VectorPostings
 from tesserec.index.score_postings import ScorePostings
 from tesserec.index.searcher import Searcher
+from tesserec.index.user_side import OnnxScoreSide
 
 LIKE = "like"
-_KEPT = ("*.onnx", "user_side.json", ITEM_SIDE, "codebook.safetensors")
+_KEPT = ("*.onnx", "user_side.json", ITEM_SIDE, THRESHOLDS, "codebook.safetensors")
 _OWN = ("kind", "format", "tesserec", "files", "checksum", "base", "base_checksum", "edit")
 Floats = NDArray[np.float32]
 Items = NDArray[np.int32]
@@ -67,7 +68,8 @@ def add_items(root: Path, source: Any, columns: Mapping[str, str | None] | None 
     """Add items to the current generation; they are retrievable as soon as this returns.
 
     Where an item lies follows from its features, through the model's own item encoder; or, in a column ``like``, from
-    items of the catalogue that it is like, whose mean it then starts from.
+    items of the catalogue that it is like, whose mean it then starts from. Lists take it where its score reaches what
+    they kept in training.
 
     Parameters
     ----------
@@ -83,11 +85,11 @@ def add_items(root: Path, source: Any, columns: Mapping[str, str | None] | None 
     DataError
         If the table does not fit, an item is there already, or nothing says where it lies. Nothing is added then.
     UserError
-        If the model keeps lists of scored items, which only a new training gives a new item a place in.
+        If the model only counts (popularity, item-kNN), or was published without what places items.
     """
 
     def change(bundle: Bundle, changes: Changes, rows: pl.DataFrame) -> tuple[Changes, Items]:
-        _check_vectors(bundle, "added")
+        _check_item_side(bundle, "added")
         found = changes.find(bundle.base_searcher.catalogue, rows["id"])
         there = (found >= 0) & ~np.isin(found, changes.removed)
         if there.any():
@@ -122,11 +124,11 @@ def update_items(root: Path, source: Any, columns: Mapping[str, str | None] | No
         new = rows.drop(LIKE, strict=False)
         full = old.with_columns(new.get_columns()).select(old.columns)
         anew = _liked(rows)
-        if isinstance(bundle.base_searcher.postings, VectorPostings) and _reads_features(bundle):
+        if _reads_features(bundle):
             anew |= catalogue.counts[found] == 0
         changed, moved = changes.with_rows(found, full), np.flatnonzero(anew)
         if len(moved):
-            _check_vectors(bundle, "placed anew")
+            _check_item_side(bundle, "placed anew")
             changed = _placed(bundle, changed, found[moved], rows[moved], full[moved])
         return changed, found[moved]
 
@@ -191,8 +193,8 @@ def _compact(root: Path, bundle: Bundle) -> Path:
         for pattern in _KEPT:
             for file in bundle.base.glob(pattern):
                 shutil.copyfile(file, folder / file.name)
-        if (history := bundle.base / "history.npy").exists():
-            np.save(folder / "history.npy", np.load(history, mmap_mode="r")[live])
+        if isinstance(side := bundle.searcher.side, OnnxScoreSide):
+            np.save(folder / "history.npy", side.vectors_of(live))
 
     searcher = bundle.searcher
     whole = Searcher(catalogue, searcher.side, rebuilt, searcher.policy, calibration=searcher.calibration)
@@ -271,16 +273,18 @@ def _present(bundle: Bundle, changes: Changes, ids: pl.Series) -> Items:
     return found
 
 
-def _check_vectors(bundle: Bundle, what: str) -> None:
-    if not isinstance(bundle.base_searcher.postings, VectorPostings):
-        raise UserError(
-            f"items cannot be {what} here: {bundle.facts.get('model')} keeps lists of scored items, in which a new one "
-            "has no place; bring its events with `tesserec update`, or use a model with vectors"
-        )
-    if not (bundle.base / ITEM_SIDE).exists():
+def _check_item_side(bundle: Bundle, what: str) -> None:
+    if (bundle.base / ITEM_SIDE).exists():
+        return
+    searcher = bundle.base_searcher
+    if isinstance(searcher.postings, VectorPostings) or isinstance(searcher.side, OnnxScoreSide):
         raise UserError(
             f"{bundle.base} was published without an item side; publish the run again with `tesserec index`"
         )
+    raise UserError(
+        f"items cannot be {what} here: {bundle.facts.get('model')} counts what users did, and nobody has met a new "
+        "item yet; bring its events with `tesserec update`, or use a model that reads features"
+    )
 
 
 def _reads_features(bundle: Bundle) -> bool:
@@ -288,7 +292,7 @@ def _reads_features(bundle: Bundle) -> bool:
 
 
 def _placed(bundle: Bundle, changes: Changes, items: Items, rows: pl.DataFrame, full: pl.DataFrame) -> Changes:
-    """The changes with vectors and cells of these items; ``rows`` are as given, ``full`` have every column."""
+    """The changes with what places these items; ``rows`` are as given, ``full`` have every column."""
     side = ItemSide(bundle.base)
     liked = _liked(rows)
     raw = np.zeros((len(items), side.dim), np.float32)
@@ -296,7 +300,11 @@ def _placed(bundle: Bundle, changes: Changes, items: Items, rows: pl.DataFrame, 
         raw[row] = _mean_of(bundle, changes, rows["id"][int(row)], rows[LIKE][int(row)])[: side.dim]
     if (~liked).any():
         raw[~liked] = side.encode(full.filter(pl.Series(~liked)))
-    return changes.with_items(items, *side.place(raw))
+    if isinstance(bundle.base_searcher.postings, VectorPostings):
+        return changes.with_items(items, *side.place(raw))
+    vectors, rows_of, codes, scores = side.listed(raw)
+    entries = Entries(items[rows_of], codes.astype(np.int32), scores)
+    return changes.with_items(items, vectors, np.zeros(len(items), np.int32), entries)
 
 
 def _liked(rows: pl.DataFrame) -> NDArray[np.bool_]:
@@ -313,6 +321,8 @@ def _mean_of(bundle: Bundle, changes: Changes, item: Any, like: pl.Series) -> Fl
     if bad.any() or not len(found):
         what = f"{like[int(np.argmax(bad))]!r}, which is not in the catalogue" if len(found) else "nothing"
         raise DataError(f"item {item!r} is like {what}; name items that are there")
-    assert isinstance(bundle.searcher.postings, VectorPostings)
-    mean: Floats = bundle.searcher.postings.vectors_of(found).mean(axis=0)
+    searcher = bundle.searcher
+    held = searcher.side if isinstance(searcher.side, OnnxScoreSide) else searcher.postings
+    assert isinstance(held, OnnxScoreSide | VectorPostings)
+    mean: Floats = held.vectors_of(found.astype(np.int64)).mean(axis=0)
     return mean

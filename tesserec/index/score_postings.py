@@ -167,9 +167,14 @@ class ScorePostings:
         return replace(self, delta=changed, dead=bitmap(dead, changed.size), size=changed.size)
 
     def of(self, code: int) -> tuple[Items, Floats]:
-        """Items and scores of one code, best first."""
+        """Items and scores of one code as they are now, best first."""
         held, part = (slice(bounds[code], bounds[code + 1]) for bounds in (self.ranges, self.offsets))
         items, scores = _items(self.places[part], self.blocks[held], self.counts[held]), self.scores[part]
+        if self.delta is not None:
+            alive = (self.dead[items >> 3] >> (items & 7)) & 1 == 0
+            of_delta = self.delta.of(code)
+            items = np.concatenate([items[alive], of_delta[0]])
+            scores = np.concatenate([scores[alive], of_delta[1]])
         order = np.lexsort((items, -scores))
         return items[order], np.asarray(scores[order])
 

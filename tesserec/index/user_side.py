@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 from tesserec.data.histories import Histories
 from tesserec.errors import ArtefactError, ConfigError, DataError
@@ -176,6 +177,13 @@ class OnnxScoreSide:
     threads
         Threads of one call.
 
+    Attributes
+    ----------
+    vectors_of
+        Vectors of item indices, float32 ``(..., dim)``.
+    size
+        Number of items that have one.
+
     Raises
     ------
     ArtefactError
@@ -184,11 +192,13 @@ class OnnxScoreSide:
 
     def __init__(self, directory: Path, threads: int = 1) -> None:
         self.max_length, self.codes, self.dim = _numbers(directory)
-        self._vectors = map_array(directory / "history.npy", "<f4", 2)
-        if self._vectors.shape[1] != self.dim:
+        vectors = map_array(directory / "history.npy", "<f4", 2)
+        if vectors.shape[1] != self.dim:
             raise ArtefactError(
-                f"{directory / 'history.npy'} has width {self._vectors.shape[1]}, {FILE} says {self.dim}; publish again"
+                f"{directory / 'history.npy'} has width {vectors.shape[1]}, {FILE} says {self.dim}; publish again"
             )
+        self.vectors_of: Callable[[NDArray[np.int64]], Floats] = vectors.__getitem__
+        self.size = len(vectors)
         self._graph = session(directory / "tokens.onnx", threads)
         self._inputs = [value.name for value in self._graph.get_inputs()]
         outputs = {value.name for value in self._graph.get_outputs()}
@@ -198,14 +208,15 @@ class OnnxScoreSide:
                 "expected vectors and lengths to codes and weights"
             )
 
-    @property
-    def size(self) -> int:
-        """Number of items whose vectors are held."""
-        return len(self._vectors)
+    def with_vectors(self, vectors_of: Callable[[NDArray[np.int64]], Floats], size: int) -> Self:
+        """The same network over other item vectors, such as those of a catalogue that has changed."""
+        other = copy.copy(self)
+        other.vectors_of, other.size = vectors_of, size
+        return other
 
     def weigh(self, histories: Histories) -> tuple[Codes, Floats]:
         """Codes and weights ``(users, m)``; longer histories keep their newest ``max_length`` items."""
-        given = _inputs(histories.last(self.max_length), self._vectors.__getitem__)
+        given = _inputs(histories.last(self.max_length), self.vectors_of)
         codes, weights = self._graph.run(["codes", "weights"], {name: given[name] for name in self._inputs})
         if not np.isfinite(weights).all():
             raise DataError("the weights of codes hold NaN or infinity; the model has diverged, train it again")

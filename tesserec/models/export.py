@@ -2,7 +2,8 @@
 
 The user side of a network becomes two ONNX graphs. Neither holds the catalogue: the encoder takes the history's item
 vectors, which the index already has, so an index can gain items without a new export. The user side of SparCode is one
-graph, and the vectors lie beside it, for its index has scores only.
+graph, and the vectors lie beside it, for its index has scores only. The item side gives an item that comes later its
+vector and its cell, or its score in every list.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tesserec.data.features import Vocabulary
@@ -64,8 +66,11 @@ def export_network(network: Network, folder: Path) -> None:
     write_json(folder / "user_side.json", facts)
 
 
-def export_lists(network: SparCodeNetwork, folder: Path) -> None:
-    """Write ``tokens.onnx``, ``history.npy`` and ``user_side.json`` for a network that names lists of scored items."""
+def export_lists(network: SparCodeNetwork, catalogue: Catalogue, thresholds: NDArray[np.float32], folder: Path) -> None:
+    """Write ``tokens.onnx``, ``history.npy`` and ``user_side.json`` for a network that names lists of scored items.
+
+    And the item side, with ``thresholds.npy``: what each list asks of a score, float32 ``(lists,)``.
+    """
     network = copy.deepcopy(network).cpu().eval()
     dim, batch = network.width, torch.export.Dim.DYNAMIC
     with torch.no_grad():
@@ -80,20 +85,24 @@ def export_lists(network: SparCodeNetwork, folder: Path) -> None:
         np.save(folder / "history.npy", network.item_vectors().numpy().astype("<f4"))
     facts = {"max_length": network.config.encoder.max_length, "codes": int(network.listed.sum()), "dim": dim}
     write_json(folder / "user_side.json", {"kind": "onnx-codes", **facts})
+    np.save(folder / "thresholds.npy", thresholds)
+    export_items(network, catalogue, folder, _Score(network), "scores")
 
 
-def export_items(network: Network, catalogue: Catalogue, folder: Path) -> None:
+def export_items(
+    network: Network, catalogue: Catalogue, folder: Path, place: nn.Module | None = None, places: str = "cells"
+) -> None:
     """Write ``items.json``, ``place.onnx`` and, for a model that reads features, ``item_encoder.onnx``.
 
-    With them an index gains items; see :class:`tesserec.index.item_side.ItemSide`.
+    With them an index gains items; see :class:`tesserec.index.item_side.ItemSide`. ``place`` turns raw vectors into
+    vectors and what ``places`` names.
     """
     network = copy.deepcopy(network).cpu().eval()
+    place = _Place(network) if place is None else place
     dim, batch = network.config.encoder.dim, torch.export.Dim.DYNAMIC
     features = network.items.features
     with torch.no_grad():
-        _export(
-            _Place(network), (torch.randn(3, dim),), folder / "place.onnx", ["raw"], ["vectors", "cells"], ({0: batch},)
-        )
+        _export(place, (torch.randn(3, dim),), folder / "place.onnx", ["raw"], ["vectors", places], ({0: batch},))
         if features is not None:
             columns = features.source.padded()
             lists = [{0: batch} if name in features.source.categorical else {0: batch, 1: batch} for name in columns]
@@ -119,6 +128,20 @@ class _Place(nn.Module):
     def forward(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         vectors = self.network.items.scaled(raw)
         return self.network.searched(vectors), self.placed(vectors)
+
+
+class _Score(nn.Module):
+    words: Tensor
+
+    def __init__(self, network: SparCodeNetwork) -> None:
+        super().__init__()
+        self.network = network
+        # Made here, for in a graph their number would be unknown.
+        self.register_buffer("words", network.words().detach())
+
+    def forward(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        vectors = self.network.items.scaled(raw)
+        return vectors, self.network.values(self.network.scorer.own(self.words, vectors[:, None]))
 
 
 class _EncodeItems(nn.Module):

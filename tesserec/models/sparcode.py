@@ -146,7 +146,7 @@ class SparCodeNetwork(CrossNetwork):
     @torch.no_grad()
     def postings(self, items: Tensor) -> ScorePostings:
         """The best items of every listed tuple by ``ReLU(E(tuple, i) + b)``, from item vectors ``(items, dim)``."""
-        words = tuple_words(self.listed.nonzero()[:, 0], self.quantiser.codebooks)
+        words = self.words()
         length = min(self.config.list_length, len(items))
         best, scores = [], []
         for block in torch.split(words, max(1, BLOCK_SCORES // len(items))):
@@ -162,6 +162,10 @@ class SparCodeNetwork(CrossNetwork):
             n_codes=len(words),
             size=len(items),
         )
+
+    def words(self) -> Tensor:
+        """The codewords of every list, ``(lists, dim)``."""
+        return tuple_words(self.listed.nonzero()[:, 0], self.quantiser.codebooks)
 
     @torch.no_grad()
     def quantise(self, tokens: Tensor, epoch: int, seed: int) -> dict[str, Any]:
@@ -265,4 +269,8 @@ class SparCode(NeuralRetriever):
         """See :meth:`NeuralRetriever.export`."""
         from tesserec.models.export import export_lists
 
-        export_lists(self.network, folder)
+        lists = self.searcher.postings
+        assert isinstance(lists, ScorePostings)
+        full = np.diff(lists.offsets) == self.config.list_length
+        thresholds = [lists.of(code)[1][-1] if full[code] else 0.0 for code in range(lists.codes)]
+        export_lists(self.network, self.catalogue, np.array(thresholds, "<f4"), folder)

@@ -39,13 +39,19 @@ def write_weigher(folder, items, codes=6, max_length=5):
     (folder / "user_side.json").write_text(json.dumps(facts))
 
 
-def write_items(folder, dim=4, cells=6, seed=0, vocabulary=None):
+def to_cells(dim=4, cells=6, seed=0):
+    """The linear maps of :func:`write_items`."""
+    return np.random.default_rng(seed + 1).normal(size=(dim, cells)).astype(np.float32)
+
+
+def write_items(folder, dim=4, cells=6, seed=0, vocabulary=None, thresholds=None):
     """The cell is that of the largest of ``cells`` linear maps; the encoder adds a vector for each number and category.
 
-    ``vocabulary`` is of one categorical and one numeric column, or None for a model without features.
+    With ``thresholds`` the maps are scores in lists. ``vocabulary`` is of one categorical and one numeric column, or
+    None for a model without features.
     """
-    rng = np.random.default_rng(seed + 1)
-    to_cells = rng.normal(size=(dim, cells)).astype(np.float32)
+    rng = np.random.default_rng(seed + 2)
+    where = ("cells", I64, ["b"]) if thresholds is None else ("scores", F32, ["b", cells])
     place = _graph(
         [
             helper.make_node("Identity", ["raw"], ["vectors"]),
@@ -53,10 +59,12 @@ def write_items(folder, dim=4, cells=6, seed=0, vocabulary=None):
             helper.make_node("ArgMax", ["scores"], ["cells"], axis=1, keepdims=0),
         ],
         [("raw", F32, ["b", dim])],
-        [("vectors", F32, ["b", dim]), ("cells", I64, ["b"])],
-        {"to_cells": to_cells},
+        [("vectors", F32, ["b", dim]), where],
+        {"to_cells": to_cells(dim, cells, seed)},
     )
     onnx.save(place, folder / "place.onnx")
+    if thresholds is not None:
+        np.save(folder / "thresholds.npy", thresholds)
     if vocabulary is not None:
         (values,) = vocabulary["values"].values()
         encoder = _graph(

@@ -15,10 +15,12 @@ from tesserec.errors import ArtefactError, DataError, UserError
 from tesserec.index.bundle import Bundle, generations, publish, rollback
 from tesserec.index.catalogue import Catalogue
 from tesserec.index.contract import Policy
+from tesserec.index.item_side import ItemSide
 from tesserec.index.living import add_items, compact, remove_items, update_items
 from tesserec.index.postings import VectorPostings
+from tesserec.index.score_postings import ScorePostings
 from tesserec.index.searcher import Searcher
-from tesserec.index.user_side import OnnxSide
+from tesserec.index.user_side import OnnxScoreSide, OnnxSide
 from tests.faults import sweep
 from tests.index.test_bundle import publish_popularity
 
@@ -102,31 +104,43 @@ STEPS = st.lists(
 )
 
 
-@SLOW
-@given(STEPS)
-def test_any_sequence_of_edits_equals_one_rebuild(tmp_path_factory, steps):
-    root = tmp_path_factory.mktemp("living") / "bundles"
-    publish_vectors(root)
-    live, gone, made = [f"i{n}" for n in range(N)], [], 0
+def edit(root, steps):
+    """Ids that are left, and the last row that was given for each."""
+    live, gone, made, given = [f"i{n}" for n in range(N)], [], 0, {}
+
+    def rows(ids, seed):
+        new = table(ids, seed)
+        given.update(zip(ids, new.iter_slices(1), strict=True))
+        return new
+
     for what, number in steps:
         one = live[number % len(live)]
         if what == "add":
             new = [f"n{made + n}" for n in range(1 + number % 3)]
             made += len(new)
-            add_items(root, table(new, seed=number))
+            add_items(root, rows(new, number))
             live += new
         elif what == "again" and gone:
-            add_items(root, table([gone[-1]], seed=number))
+            add_items(root, rows([gone[-1]], number))
             live.append(gone.pop())
         elif what == "remove":
             remove_items(root, [one])
             live.remove(one)
             gone.append(one)
         elif what == "update":
-            update_items(root, table([one], seed=number + 1))
+            update_items(root, rows([one], number + 1))
         elif what == "compact" and Bundle.open(root).base != Bundle.open(root).path:
             compact(root)
             gone = []
+    return live, given
+
+
+@SLOW
+@given(STEPS)
+def test_any_sequence_of_edits_equals_one_rebuild(tmp_path_factory, steps):
+    root = tmp_path_factory.mktemp("living") / "bundles"
+    publish_vectors(root)
+    live, _ = edit(root, steps)
     bundle = Bundle.open(root)
     bundle.verify()
     # Ties aside, of which continuous vectors have none, the order of indices does not matter.
@@ -150,6 +164,78 @@ def test_any_sequence_of_edits_equals_one_rebuild(tmp_path_factory, steps):
         assert answers(compacted, live)["item"].to_list() == answers(plain, live)["item"].to_list()
         with pytest.raises(UserError, match="nothing to compact"):
             compact(root)
+
+
+def build_lists(vectors, thresholds):
+    """Every list has the items whose score is above zero and reaches its threshold."""
+    scores = vectors @ onnx_model.to_cells(DIM, CELLS)
+    item, code = np.nonzero((scores > 0) & (scores >= thresholds))
+    return ScorePostings.build(code, item, scores[item, code], n_codes=CELLS, size=len(vectors))
+
+
+def publish_lists(root, features=True):
+    """Lists that kept their best ten, and the vectors of the items."""
+    rows = table([f"i{n}" for n in range(N)])
+    vectors = np.random.default_rng(1).normal(size=(N, DIM)).astype(np.float32)
+    thresholds = np.maximum(np.sort(vectors @ onnx_model.to_cells(DIM, CELLS), axis=0)[-10], 0).astype(np.float32)
+    thresholds -= 1e-6
+    vocabulary = Vocabulary.of(rows, ROLES).to_json() if features else None
+
+    def write(folder):
+        folder.mkdir(exist_ok=True)
+        onnx_model.write_weigher(folder, vectors, CELLS)
+        onnx_model.write_items(folder, DIM, CELLS, vocabulary=vocabulary, thresholds=thresholds)
+
+    write(root.parent / "workbench")
+    catalogue = Catalogue(IdMap(rows["id"]), rows, ROLES, True, np.arange(N, 0, -1))
+    side = OnnxScoreSide(root.parent / "workbench")
+    searcher = Searcher(catalogue, side, build_lists(vectors, thresholds), Policy(interests=1))
+    publish(root, searcher, write, {"model": "tiny-lists"})
+    return vectors, thresholds
+
+
+@settings(SLOW, max_examples=6)
+@given(STEPS)
+def test_any_sequence_of_edits_of_lists_equals_one_rebuild(tmp_path_factory, steps):
+    root = tmp_path_factory.mktemp("living") / "bundles"
+    vectors, thresholds = publish_lists(root)
+    encode = ItemSide(root.parent / "workbench").encode
+    trained = {f"i{n}": vectors[n] for n in range(N)}
+    live, given = edit(root, steps)
+    bundle = Bundle.open(root)
+    bundle.verify()
+    held = bundle.searcher.side.vectors_of(bundle.searcher.catalogue.items.encode(live).astype(np.int64))
+    for one, vector in zip(live, held, strict=True):
+        raw = [encode(given[one])[0]] if one in given else []
+        raw += [trained[one]] if one in trained else []
+        assert any(np.allclose(vector, each, atol=1e-6) for each in raw), one
+    old = bundle.searcher
+    rows = old.catalogue.table[old.catalogue.items.encode(live).astype(np.int64)]
+    catalogue = Catalogue(IdMap(rows["id"]), rows, ROLES, True, np.ones(len(live), np.int64))
+    side = old.side.with_vectors(held.__getitem__, len(live))
+    plain = Searcher(catalogue, side, build_lists(held, thresholds), old.policy)
+    compacted = [] if bundle.base == bundle.path else [Bundle.open(compact(root).parent)]
+    for one in (bundle, *compacted):
+        for asked in ({}, {"exclude_seen": False}):
+            ours, theirs = answers(one, live, **asked), answers(plain, live, **asked)
+            assert ours["item"].to_list() == theirs["item"].to_list()
+            assert np.allclose(ours["score"], theirs["score"], rtol=1e-5)
+
+
+def test_lists_gain_an_item_that_users_find_at_once(tmp_path):
+    publish_lists(tmp_path / "bundles", features=False)
+    model = int(Bundle.open(tmp_path / "bundles").searcher.postings.of(0)[0][0])
+    edit = add_items(tmp_path / "bundles", pl.DataFrame({"id": ["new"], "like": [[f"i{model}"]]}))
+    bundle = Bundle.open(tmp_path / "bundles")
+    assert (edit.added, edit.items, edit.placed) == (1, N + 1, {})
+    lists = bundle.searcher.postings
+    of = [{code for code in range(CELLS) if item in lists.of(code)[0]} for item in (model, N)]
+    assert of[0] == of[1] != set()
+    names = [bundle.recommend([[f"i{n}"]], N)["item"].to_list() for n in range(N) if n != model]
+    assert any("new" in found for found in names)
+    assert all(("new" in found) == (f"i{model}" in found) for found in names)
+    with pytest.raises(DataError, match="reads no item features"):
+        add_items(tmp_path / "bundles", table(["x"]))
 
 
 def test_a_new_item_lies_where_its_features_say_and_is_found_at_once(root):
@@ -213,12 +299,12 @@ def test_a_removed_item_is_never_a_candidate_but_may_be_in_a_history(root):
     assert Bundle.open(root).recommend([["i1"]], 1)["item"][0] == first
 
 
-def test_lists_lose_items_and_gain_none(tmp_path):
+def test_counted_lists_lose_items_and_gain_none(tmp_path):
     publish_popularity(tmp_path)
     remove_items(tmp_path, ["i0"])
     bundle = Bundle.open(tmp_path)
     assert bundle.recommend([["i5"]], 3)["item"].to_list() == ["i1", "i2", "i3"]
-    with pytest.raises(UserError, match="keeps lists of scored items"):
+    with pytest.raises(UserError, match="nobody has met a new item"):
         add_items(tmp_path, pl.DataFrame({"id": ["x"]}))
     compact(tmp_path)
     compacted = Bundle.open(tmp_path)

@@ -1,6 +1,7 @@
 """SparCode: what moves what, lists against brute force, and its place between two-tower and all-to-all."""
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from tesserec.errors import ConfigError, UserError
 from tesserec.evaluation.metrics import recall
 from tesserec.index.bundle import Bundle
 from tesserec.index.catalogue import Catalogue
+from tesserec.index.living import add_items
 from tesserec.models.all_to_all import CrossNetwork, HistoryVectors
 from tesserec.models.publish import publish_bundle
 from tesserec.models.sparcode import SparCode, SparCodeConfig
@@ -219,6 +221,39 @@ def test_features_reach_items_and_tokens():
         with torch.no_grad():
             tables[0].weight[1:] += 1.0
     assert all((before - after).abs().amax(-1).min() > 1e-3 for before, after in zip(*found, strict=True))
+
+
+def test_a_new_item_gets_a_place_in_lists_as_the_network_scores_it(tmp_path):
+    model = SparCode(config(features=True, training={"epochs": 8}, list_length=40)).fit(dataset(), seed=1)
+    publish_bundle(model, tmp_path, {})
+    base = Bundle.open(tmp_path).searcher
+    rows = base.catalogue.table.head(3)
+    new = [f"new-{item}" for item in rows["id"]]
+    add_items(tmp_path, rows.with_columns(id=pl.Series(new)))
+    add_items(tmp_path, pl.DataFrame({"id": ["twin"], "like": [[rows["id"][0]]]}))
+    searcher, network = Bundle.open(tmp_path).searcher, model.network.cpu().eval()
+    features, n = network.items.features, len(base.catalogue)
+    with torch.no_grad():
+        columns = [torch.from_numpy(codes[:3]) for codes in features.source.padded().values()]
+        vectors = network.items.of_features(columns, torch.from_numpy(features.source.numbers[:3]))
+        scores = network.values(network.scorer(network.words(), network.items.scaled(vectors))).numpy()
+    assert np.allclose(searcher.side.vectors_of(n + np.arange(3)), vectors.numpy(), atol=1e-5)
+    taken = 0
+    for code in range(base.postings.codes):
+        kept, values = base.postings.of(code)
+        least = values[-1] if len(kept) == 40 else 0.0
+        items, found = searcher.postings.of(code)
+        held = dict(zip(items.tolist(), found.tolist(), strict=True))
+        for row, score in enumerate(scores[code]):
+            if abs(score - least) > 1e-4:
+                assert (n + row in held) == (score > least)
+            if n + row in held:
+                assert abs(held[n + row] - score) < 1e-3
+                taken += 1
+        assert (n + 3 in held) == (0 in held) or abs(held.get(0, least) - least) < 1e-4
+    assert taken
+    histories = [[new[0], new[1]], ["twin"]]
+    assert searcher.recommend(histories, 5).height == 10
 
 
 def test_settings_that_cannot_work_are_refused():
