@@ -75,7 +75,7 @@ class Ours:
             mass = self.calibration.mass_for(target)
 
             def answer(user: Any, mass: float = mass) -> Any:
-                cells = cells_in_order(self.posterior(user), mass, 256)
+                cells = cells_in_order(self.posterior(user), mass)
                 best = best_together(segments, cells, user, nothing, _NOBODY, NOTHING, k)
                 assert best is not None
                 return best[0]
