@@ -2,8 +2,9 @@
 
 Items are a hierarchical mixture of Gaussians: 100 topics, 4,000 clusters around them, Zipf sizes, a spectrum that
 decays, unit length. A user has 8 vectors, each near another cluster, drawn with a wider spread than the items. Cells
-are k-means of the items (Faiss); the posterior of a cell is ``softmax(log n_c + sharpness * max_j u_j . centre_c)``,
-the mass that a cell would have under the user's vectors if it were a point. No model is trained.
+are k-means of the items (Faiss); the posterior of a cell is ``softmax(log n_c + sharpness * (max_j u_j . centre_c + 3
+s_c))``, with ``s_c`` the spread of its items in one coordinate: the mass that a cell would have under the user's
+vectors if its items lay where its best ones may lie. No model is trained.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from tesserec.index.postings import VectorPostings
 
 DIM, INTERESTS, TOPICS, CLUSTERS = 64, 8, 100, 4000
+_LARGE = 2_000_000
 Floats = NDArray[np.float32]
 
 
@@ -61,12 +63,25 @@ def make_world(items: int, users: int = 2000, seed: int = 0) -> IndexWorld:
 
 
 def make_cells(vectors: Floats, cells: int, seed: int = 0) -> tuple[Floats, NDArray[np.int64]]:
-    """Centres ``(cells, 64)`` and the cell of each item, by k-means on at most 64 items a cell."""
+    """Centres ``(cells, 64)`` and the cell of each item, by k-means on at most 64 items a cell.
+
+    Beyond two million items, on 16, and an item's cell is the nearest that an inverted index of the centres finds.
+    """
     import faiss
 
-    means = faiss.Kmeans(DIM, cells, niter=8, seed=seed, max_points_per_centroid=64)
+    large = len(vectors) > _LARGE
+    means = faiss.Kmeans(DIM, cells, niter=8, seed=seed, max_points_per_centroid=16 if large else 64)
     means.train(vectors)
-    return means.centroids, means.index.search(vectors, 1)[1][:, 0]
+    index = means.index
+    if large:
+        index = faiss.index_factory(DIM, "IVF128,Flat")
+        index.train(means.centroids)
+        index.add(means.centroids)
+        index.nprobe = 8
+    of_item = np.empty(len(vectors), np.int64)
+    for start in range(0, len(vectors), 1 << 18):
+        of_item[start : start + (1 << 18)] = index.search(vectors[start : start + (1 << 18)], 1)[1][:, 0]
+    return means.centroids, of_item
 
 
 def exact_answers(world: Any, k: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:

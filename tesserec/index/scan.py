@@ -84,7 +84,6 @@ def best_together(
         unwanted = np.union1d(unwanted, blocked.listed).astype(np.int32)
     queries, added = np.ascontiguousarray(queries, np.float32), np.ascontiguousarray(added, np.float64)
     cells, unwanted, bits = frozen(np.asarray(cells, np.int64)), frozen(unwanted), frozen(blocked.bits)
-    near = margins(queries, max(segment.rows.longest for segment in segments))
     room = _ROOM + 16 * k
     # A second half of the lower bounds is for the selection of the k-th best.
     bounds = np.empty(room, np.float32), np.empty(2 * room, np.float32)
@@ -92,7 +91,9 @@ def best_together(
     search, answers = native_search() or _search, list[Best]()
     for rows, tiles in segments:
         own = make_queries(queries, added, tiles.tiles.shape[1], tiles.largest, tiles.error, rows.longest)
-        best = search(rows, tiles, cells, (queries, added, near), own, unwanted, bits, scratch, k)
+        if not own.limits[3] * rows.longest <= 1e37:
+            margins(queries, rows.longest)  # which says what is wrong with them
+        best = search(rows, tiles, cells, (queries, added), own, unwanted, bits, scratch, k)
         if best is None:
             return None
         answers.append(best)
@@ -121,17 +122,16 @@ def _search_in_c(
     rows: Rows,
     tiles: Tiles,
     cells: Ints,
-    asked: tuple[Floats, Doubles, Floats],
+    asked: tuple[Floats, Doubles],
     own: Queries,
     unwanted: Items,
     bits: Bits,
     scratch: Scratch,
     k: int,
 ) -> Best | None:
-    queries, added, _ = asked
-    best = np.empty(k, np.int32), np.empty(k, np.float64), np.empty(k, np.int32)
+    best, queries = (np.empty(k, np.int32), np.empty(k, np.float64), np.empty(k, np.int32)), asked[0]
     exact = np.empty((len(queries) + 2) * (queries.shape[1] + 13) + len(queries) + 2 * k + len(scratch.kept))
-    call, at = _call(rows, tiles, cells, (queries, added), own, unwanted, bits, scratch, exact, best)
+    call, at = _call(rows, tiles, cells, asked, own, unwanted, bits, scratch, exact, best)
     n = in_c(at)
     del call  # which the address was of
     return None if n < 0 else (best[0][:n], best[1][:n], best[2][:n])
@@ -173,7 +173,7 @@ def _search(
     rows: Rows,
     tiles: Tiles,
     cells: Ints,
-    asked: tuple[Floats, Doubles, Floats],
+    asked: tuple[Floats, Doubles],
     own: Queries,
     unwanted: Items,
     bits: Bits,
@@ -183,7 +183,8 @@ def _search(
     n = _scan(rows, tiles, cells, own, unwanted, bits, scratch, k)
     if n < 0:
         return None
-    best: Best = best_of(rows.vectors, rows.items, scratch.kept[:n], *asked, k)
+    near = margins(asked[0], rows.longest)
+    best: Best = best_of(rows.vectors, rows.items, scratch.kept[:n], *asked, near, k)
     return best
 
 
@@ -288,7 +289,7 @@ def _bounds(
     tile: NDArray[np.uint8], scales: Floats, wide: Items, queries: Queries, sums: Items, high: Floats, low: Floats
 ) -> None:
     high[:], low[:] = -np.inf, -np.inf
-    largest, longest, error = queries.limits
+    largest, longest, error = queries.limits[0], queries.limits[1], queries.limits[2]
     for j in range(len(wide)):
         _multiply(tile, wide[j], sums)
         for lane in range(TILE):

@@ -19,21 +19,18 @@ from numpy.typing import NDArray
 
 from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError
+from tesserec.index.across import Request, search_across
 from tesserec.index.contract import Candidates, Elsewhere, Encoded, Floats, Policy, UserSide
-from tesserec.index.delta import both_segments
 from tesserec.index.dense import best_of_all
 from tesserec.index.exploration import draws_of, propensity_of, race_weights, tempered
 from tesserec.index.filters import NOTHING, Blocked
 from tesserec.index.interests import Choice, choose, choose_from_history
-from tesserec.index.kernels import empty_rows, ordered_rows
 from tesserec.index.lists import sum_lists
-from tesserec.index.merge import log_chances, merge_interests, no_candidates
+from tesserec.index.merge import no_candidates
 from tesserec.index.postings import EveryItem, Postings, VectorPostings
-from tesserec.index.scan import best_together
 from tesserec.index.score_postings import ScorePostings
-from tesserec.index.topk import TopK, cells_topk, exact_topk, in_threads
 from tesserec.index.user_side import DenseSide, ScoreSide
-from tesserec.index.visiting import cells_to_visit, known_cells, visited_cells, visits_of
+from tesserec.index.visiting import cells_to_visit, known_cells, visited_cells
 from tesserec.index.within import BLOCK, Users, search_within
 
 _BATCH = 512
@@ -81,10 +78,12 @@ def retrieve(
     """
     check_fit(side, postings)
     _check(postings, histories, k, policy)
-    request = _Request(k, policy, exclude_seen, budget_mb, blocked, elsewhere)
+    request = Request(k, policy, exclude_seen, budget_mb, blocked, elsewhere)
+    batch = _batch_users(postings, request)
+    if len(histories) == 1 and progress is None:  # nothing to put into order
+        return _retrieve_batch(side, postings, _known_items(histories, np.zeros(1, np.int64), postings.size), request)
     answer = no_candidates(len(histories), k)
     by_length = np.argsort(histories.lengths, kind="stable")  # users of like lengths share a batch: little padding
-    batch = _batch_users(postings, request)
     for start in range(0, len(histories), batch):
         rows = by_length[start : start + batch]
         found = _retrieve_batch(side, postings, _known_items(histories, rows, postings.size), request)
@@ -93,21 +92,6 @@ def retrieve(
         if progress:
             progress(min(start + batch, len(histories)), len(histories))
     return answer
-
-
-@dataclass(frozen=True)
-class _Request:
-    k: int
-    policy: Policy
-    exclude_seen: bool
-    budget_mb: int
-    blocked: Blocked
-    elsewhere: Elsewhere | None
-
-    @property
-    def everywhere(self) -> _Request:
-        """The same, visiting every cell."""
-        return replace(self, policy=replace(self.policy, visit=1.0, max_items=None))
 
 
 def has_interests(postings: Postings) -> bool:
@@ -167,7 +151,7 @@ def _known_items(histories: Histories, rows: NDArray[np.int64], size: int) -> Hi
     return flat
 
 
-def _batch_users(postings: Postings, request: _Request) -> int:
+def _batch_users(postings: Postings, request: Request) -> int:
     if request.budget_mb < 1:
         raise ConfigError(f"budget_mb = {request.budget_mb}; the search needs at least 1 MiB of working memory")
     if isinstance(postings, ScorePostings):
@@ -186,7 +170,7 @@ def _batch_users(postings: Postings, request: _Request) -> int:
 
 
 def _retrieve_batch(
-    side: UserSide | ScoreSide | DenseSide, postings: Postings, histories: Histories, request: _Request
+    side: UserSide | ScoreSide | DenseSide, postings: Postings, histories: Histories, request: Request
 ) -> Candidates:
     if isinstance(postings, ScorePostings):
         lists = cast(ScoreSide, side)
@@ -223,7 +207,7 @@ def _certain(found: Candidates) -> Candidates:
     return replace(found, propensity=np.where(found.items >= 0, 1, np.nan).astype(np.float32))
 
 
-def _chosen(asked: _Asked, postings: VectorPostings, request: _Request, draws: int = 0) -> Choice:
+def _chosen(asked: _Asked, postings: VectorPostings, request: Request, draws: int = 0) -> Choice:
     """The interests to read; with ``draws``, so many rows a user, drawn one by one."""
     policy, histories = request.policy, asked.histories
     if policy.select == "history":
@@ -240,7 +224,7 @@ def _chosen(asked: _Asked, postings: VectorPostings, request: _Request, draws: i
     return choose(posterior, known, policy, request.k, weights, nucleus)
 
 
-def _search_drawn(asked: _Asked, postings: VectorPostings, request: _Request) -> Candidates:
+def _search_drawn(asked: _Asked, postings: VectorPostings, request: Request) -> Candidates:
     """The answer to each user's first draw, with the propensities that the others tell; equal draws search once."""
     users, draws = len(asked.histories), draws_of(request.policy)
     choice = _chosen(asked, postings, request, draws)
@@ -261,7 +245,7 @@ def _search_drawn(asked: _Asked, postings: VectorPostings, request: _Request) ->
     return answer
 
 
-def _search_filled(asked: _Asked, postings: VectorPostings, choice: Choice, request: _Request) -> Candidates:
+def _search_filled(asked: _Asked, postings: VectorPostings, choice: Choice, request: Request) -> Candidates:
     """Search the visited cells, and all of them for whom a filter leaves the list short."""
     found = _search_cells(asked, postings, choice, request)
     if request.blocked is NOTHING or request == request.everywhere:
@@ -275,9 +259,9 @@ def _search_filled(asked: _Asked, postings: VectorPostings, choice: Choice, requ
     return found
 
 
-def _search_cells(asked: _Asked, postings: VectorPostings, choice: Choice, request: _Request) -> Candidates:
+def _search_cells(asked: _Asked, postings: VectorPostings, choice: Choice, request: Request) -> Candidates:
     side, encoded, histories = asked.side, asked.encoded, asked.histories
-    posterior, known = encoded.posterior, known_cells(postings, histories)
+    posterior = encoded.posterior
     visited = cells_to_visit(posterior, postings, request.policy)
     users = Users(side, encoded, histories if request.exclude_seen else None, request.blocked)
     if request.policy.reach == "cell":
@@ -287,95 +271,8 @@ def _search_cells(asked: _Asked, postings: VectorPostings, choice: Choice, reque
         choice = replace(choice, codes=np.where(own, choice.codes, -1).astype(np.int32))
         found = search_within(users, postings, choice, request.k, request.policy)
     else:
-        found = _search_catalogue(users, postings, choice, (visited, known), request)
+        found = search_across(users, postings, choice, visited, request, histories)
     return found if posterior.shape[1] > 1 else _without_interests(found)
-
-
-def _search_catalogue(
-    users: Users,
-    postings: VectorPostings,
-    choice: Choice,
-    cells: tuple[NDArray[np.bool_], NDArray[np.bool_]],
-    request: _Request,
-) -> Candidates:
-    """Every interest searches the visited cells; ``cells`` are the visited and the known ones."""
-    vectors = np.asarray(users.side.read(users.encoded, choice.codes), np.float32)
-    by_value = request.policy.merge != "quota" and not choice.explored.any()
-    if by_value and postings.cells > 1 and request.elsewhere is None:
-        together = _search_together(users, postings, choice, vectors, cells[0], request)
-        if together is not None:
-            return replace(together, visits=visits_of(users.encoded.posterior, cells[0], postings.sizes))
-    exploited, explored = _cells_to_search(*cells, choice)
-    items = np.full((*choice.codes.shape, request.k), -1, np.int32)
-    scores = np.full((*choice.codes.shape, request.k), -np.inf, np.float32)
-    for of_part, searched in ((~choice.explored, exploited), (choice.explored, explored)):
-        rows, columns = np.nonzero((choice.codes >= 0) & of_part)
-        if len(rows):
-            unwanted = None if users.unwanted is None else users.unwanted.take(rows)
-            best = _search(postings, vectors[rows, columns], searched, rows, unwanted, request)
-            items[rows, columns], scores[rows, columns] = best
-    policy = request.policy
-    added = log_chances(choice, policy)
-    merged = merge_interests(choice, items, scores, added, request.k, policy.merge == "quota")
-    return replace(merged, visits=visits_of(users.encoded.posterior, cells[0], postings.sizes))
-
-
-def _search_together(
-    users: Users,
-    postings: VectorPostings,
-    choice: Choice,
-    vectors: Floats,
-    visited: NDArray[np.bool_],
-    request: _Request,
-) -> Candidates | None:
-    """All interests of a user in one pass over the cells; None where too many values are nearly equal."""
-    answer = no_candidates(len(vectors), request.k)
-    added = log_chances(choice, request.policy)
-    posterior, segments = users.encoded.posterior, postings.segments
-    seen = empty_rows(len(vectors)) if users.unwanted is None else ordered_rows(users.unwanted)
-
-    def search(begin: int, end: int) -> bool:
-        for row in range(begin, end):
-            read = choice.codes[row] >= 0
-            cells = np.flatnonzero(visited[row])
-            cells = cells[np.argsort(-posterior[row, cells], kind="stable")]
-            queries = np.ascontiguousarray(vectors[row, read])
-            unwanted = seen.values[seen.starts[row] : seen.stops[row]]
-            best = best_together(segments, cells, queries, added[row, read], unwanted, request.blocked, request.k)
-            if best is None:
-                return False
-            items, values, columns = best
-            column, n = np.flatnonzero(read)[columns], len(items)
-            answer.items[row, :n], answer.scores[row, :n] = items, values
-            answer.interests[row, :n] = choice.codes[row, column]
-            answer.probability[row, :n] = choice.probability[row, column]
-        return True
-
-    return answer if all(in_threads(len(vectors), search)) else None
-
-
-def _search(
-    postings: VectorPostings,
-    queries: Floats,
-    cells: NDArray[np.bool_] | None,
-    users: NDArray[np.int64],
-    unwanted: Histories | None,
-    request: _Request,
-) -> TopK:
-    """The best items of each query in the cells of its user; None is every cell."""
-    k, budget = request.k, request.budget_mb
-    rows = None if cells is None else _as_rows(cells).take(users)
-    if request.elsewhere is not None:
-        return request.elsewhere.best_in_cells(queries, rows, unwanted, k)
-
-    def search(part: VectorPostings, exclude: Histories | None, blocked: Blocked) -> TopK:
-        if rows is None:
-            return exact_topk(queries, part.table, k, exclude=exclude, blocked=blocked, budget_mb=budget)
-        return cells_topk(
-            queries, part.table, part.offsets, rows, k, exclude=exclude, blocked=blocked, budget_mb=budget
-        )
-
-    return both_segments(postings, search, unwanted, request.blocked)
 
 
 def _without_interests(found: Candidates) -> Candidates:
@@ -397,22 +294,3 @@ def _checked_posterior(posterior: Floats, cells: int) -> Floats:
             "expected probabilities that sum to 1, such as a softmax gives"
         )
     return posterior
-
-
-def _cells_to_search(
-    visited: NDArray[np.bool_], known: NDArray[np.bool_], choice: Choice
-) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_]]:
-    """Cells for exploitation (None is every cell) and for exploration, ``(users, cells)`` each.
-
-    Exploration searches what is visited and the explored interests' own cells, less the known ones.
-    """
-    users, columns = np.nonzero((choice.codes >= 0) & choice.explored)
-    reached = visited.copy()
-    reached[users, choice.codes[users, columns]] = True
-    return None if visited.all() else visited, reached & ~known
-
-
-def _as_rows(cells: NDArray[np.bool_]) -> Histories:
-    """The true columns of each row."""
-    offsets = np.append(0, np.cumsum(cells.sum(axis=1)))
-    return Histories.from_offsets(np.nonzero(cells)[1].astype(np.int32), offsets.astype(np.int64))

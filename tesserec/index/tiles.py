@@ -52,7 +52,8 @@ class Tiles(NamedTuple):
 class Queries(NamedTuple):
     """Interests of a user in 8 bits, as the bounds of ``q . v + added`` want them.
 
-    These are ``s slope dot +- (min(s B, V + s E) rest + s length) + high or low``; ``limits`` are B, V and E.
+    These are ``s slope dot +- (min(s B, V + s E) rest + s length) + high or low``; ``limits`` are B, V, E and the
+    length of the longest query.
     """
 
     bytes: NDArray[np.int8]
@@ -109,7 +110,7 @@ def make_queries(queries: Floats, added: Doubles, groups: int, largest: float, e
     n, dim = queries.shape
     whole, corrections = np.zeros((n, 4 * groups), np.int8), np.empty(n, np.int32)
     slopes, rests, lengths = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.float32)
-    highs, lows, limits = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(3, np.float32)
+    highs, lows, limits = np.empty(n, np.float32), np.empty(n, np.float32), np.zeros(4, np.float32)
     for j in range(n):
         slope = 0.0
         for i in range(dim):
@@ -124,9 +125,10 @@ def make_queries(queries: Floats, added: Doubles, groups: int, largest: float, e
             length += value**2
             rest += (value - slope * rounded) ** 2
         length, rest = np.sqrt(length), np.sqrt(rest)
+        limits[3] = max(limits[3], length) if length >= 0 else np.inf  # where it is NaN
         spare = _ROUNDING * (abs(added[j]) + 1e-20)
         corrections[j], slopes[j], rests[j] = np.int32(128 * total), slope, rest * (1 + _ROUNDING)
         lengths[j] = length * error * (1 + _ROUNDING) + _ROUNDING * (length + rest) * (largest + error + 1)
         highs[j], lows[j] = added[j] + spare, added[j] - spare
-    limits[0], limits[1], limits[2] = largest, longest * (1 + _ROUNDING), error
+    limits[:3] = np.array([largest, longest * (1 + _ROUNDING), error], np.float32)
     return Queries(whole, corrections, slopes, rests, lengths, highs, lows, limits)

@@ -9,6 +9,9 @@ from tesserec.data.histories import Histories, Ints
 from tesserec.index.contract import Floats, Policy, Visits
 from tesserec.index.kernels import kernel
 from tesserec.index.postings import VectorPostings
+from tesserec.index.topk import frozen
+
+_CLASSES = 1024
 
 
 def known_cells(postings: VectorPostings, histories: Histories) -> NDArray[np.bool_]:
@@ -41,39 +44,66 @@ def visited_cells(
     A mass of 1 visits every cell, those of probability zero too. ``max_items`` stops before the cell, of ``sizes``
     items, that would exceed it.
     """
-    if visit >= 1.0 and max_items is None:
-        return np.ones(posterior.shape, np.bool_)
-    order, before = mass_before(posterior)
-    chosen = (before < visit) | (visit >= 1.0)
-    if max_items is not None:
-        assert sizes is not None
-        chosen &= np.cumsum(sizes[order], axis=1) <= max_items
-    chosen[:, 0] = True
     visited = np.zeros(posterior.shape, np.bool_)
-    np.put_along_axis(visited, order, chosen, axis=1)
+    sizes = np.empty(0, np.int64) if sizes is None or max_items is None else frozen(sizes)
+    mark_visited(frozen(posterior), visit, sizes, -1 if max_items is None else max_items, visited)
     return visited
 
 
 @kernel
-def cells_in_order(posterior: Floats, visit: float, first: int) -> Ints:
-    """Likeliest cells until their mass reaches ``visit``; equally likely ones by number.
+def mark_visited(posterior: Floats, visit: float, sizes: Ints, max_items: int, visited: NDArray[np.bool_]) -> None:
+    """Mark the cells that each user visits; ``max_items`` below zero is no cap, and ``sizes`` are then not read."""
+    for user in range(len(posterior)):
+        if visit >= 1.0 and max_items < 0:
+            visited[user] = True
+            continue
+        items = 0
+        for i, cell in enumerate(cells_in_order(posterior[user], visit)):
+            if max_items >= 0:
+                items += sizes[cell]
+                if i > 0 and items > max_items:
+                    break
+            visited[user, cell] = True
 
-    ``first`` of them are singled out before sorting, twice as many each time that they do not suffice.
+
+@kernel
+def cells_in_order(posterior: Floats, visit: float) -> Ints:
+    """Likeliest cells until their mass reaches ``visit``, all from 1 on; equally likely ones by number.
+
+    Masses are first added up by size class, so that only cells of the classes that are needed are sorted.
     """
     n = len(posterior)
+    masses = np.zeros(_CLASSES, np.float64)
+    for cell in range(n):
+        masses[_class_of(posterior[cell])] += posterior[cell]
+    least, mass = _CLASSES - 1, masses[_CLASSES - 1]
     while True:
-        first = min(first, n)
-        bar = np.float32(-1.0) if first == n else np.partition(posterior, n - first)[n - first]
-        likely = np.flatnonzero(posterior >= bar)
+        while least > 0 and (visit >= 1.0 or mass < visit or mass <= 0.0):
+            least -= 1
+            mass += masses[least]
+        likely, found = np.empty(n, np.int64), 0
+        for cell in range(n):
+            if _class_of(posterior[cell]) >= least:
+                likely[found] = cell
+                found += 1
+        likely = likely[:found]
         likely = likely[np.argsort(-posterior[likely], kind="mergesort")]
+        if visit >= 1.0:
+            return likely
         mass = 0.0
-        for i in range(len(likely)):
+        for i in range(found):
             if mass >= visit and i > 0:
                 return likely[:i]
             mass += posterior[likely[i]]
-        if first == n or (mass >= visit):
+        if mass >= visit or least == 0:  # sums in another order may differ in the last place
             return likely
-        first *= 4
+
+
+@kernel
+def _class_of(probability: float) -> int:
+    """Exponent and three bits of the mantissa: numbers that rise with the probability, below ``_CLASSES``."""
+    number = int(np.float32(probability).view(np.int32) >> 20)
+    return number if number < _CLASSES else _CLASSES - 1
 
 
 def visits_of(posterior: Floats, visited: NDArray[np.bool_], sizes: NDArray[np.int64]) -> Visits:

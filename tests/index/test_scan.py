@@ -95,16 +95,25 @@ def test_too_many_near_ties_are_left_to_the_exact_search(kernel, monkeypatch):
     assert found.items.tolist() == [[0, 1, 2, 3, 4]] * 3
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 1 << 30), visit=st.sampled_from([0.0, 0.4, 0.9, 1.0]), first=st.integers(1, 30))
-def test_cells_come_in_falling_probability_to_the_mass(seed, visit, first):
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 1 << 30),
+    visit=st.sampled_from([0.0, 0.4, 0.9, 0.999999, 1.0]),
+    peaked=st.sampled_from([0.0, 1.0, 30.0]),
+    cap=st.none() | st.integers(1, 200),
+)
+def test_cells_come_in_falling_probability_to_the_mass(seed, visit, peaked, cap):
     rng = np.random.default_rng(seed)
-    weights = rng.integers(1, 5, 40).astype(np.float32)
-    posterior = weights / weights.sum()
-    cells = cells_in_order(posterior, visit, first)
+    weights = rng.integers(0, 5, 40) * np.exp(-peaked * rng.random(40))
+    weights[3] += 1e-9
+    posterior, sizes = (weights / weights.sum()).astype(np.float32), rng.integers(0, 20, 40)
     order = np.argsort(-posterior, kind="stable")
-    assert cells.tolist() == order[: len(cells)].tolist()
-    assert visit == 1.0 or set(cells) == set(np.flatnonzero(visited_cells(posterior[None], visit)[0]))
+    before = np.append(0, np.cumsum(posterior[order], dtype=np.float64))[:-1]
+    wanted = order if visit == 1.0 else order[(before < visit) | (np.arange(40) == 0)]
+    assert cells_in_order(posterior, visit).tolist() == wanted.tolist()
+    if cap is not None:
+        wanted = wanted[(np.cumsum(sizes[wanted]) <= cap) | (np.arange(len(wanted)) == 0)]
+    assert np.flatnonzero(visited_cells(posterior[None], visit, sizes, cap)[0]).tolist() == sorted(wanted.tolist())
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
