@@ -77,6 +77,9 @@ def recommend(
     repeats: Annotated[
         int | None, typer.Option(help="With --seed: draws that propensities are estimated from; 0 for none.")
     ] = None,
+    new_share: Annotated[
+        float | None, typer.Option(help="Share of the list kept for items without an event in training, 0 to 1.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Candidates for a history of item ids, each with the interest that brought it.
@@ -96,6 +99,7 @@ def recommend(
         raise UserError(f"-k {k} is more than the {len(searcher.catalogue)} items of the catalogue; ask for fewer")
     policy: dict[str, Any] = {"interests": interests, "merge": merge, "shares": shares, "select": select}
     policy |= {"temperature": temperature, "top_p": top_p, "seed": seed, "repeats": repeats}
+    policy |= {"new_share": new_share}
     candidates = searcher.recommend([ids], k, explore=explore, visit=visit, **policy)
     if candidates.is_empty():
         raise UserError("there is no candidate; the history holds all that could be recommended")
@@ -175,16 +179,19 @@ def titles_of(searcher: Searcher) -> dict[Any, str] | None:
 def print_candidates(
     candidates: pl.DataFrame, interests: list[dict[str, Any]], titles: dict[Any, str] | None, title: str | None = None
 ) -> None:
-    """A table of one user's candidates; exploration is marked."""
+    """A table of one user's candidates; exploration and new items are marked."""
     names = {one["interest"]: one["name"] for one in interests}
     columns = [">rank", "item", *(["title"] if titles is not None else []), ">score"]
     columns += ["interest", ">probability", "explored"] if names else []
+    some_new = candidates["new"].any()
+    columns += ["new"] if some_new else []
     rows = []
     for row in candidates.to_dicts():
         cells = [str(row["rank"]), str(row["item"]), *([titles[row["item"]]] if titles is not None else [])]
         cells.append(f"{row['score']:.3f}")
         if names:
             cells += [names[row["interest"]], f"{row['probability']:.3f}", "explored" if row["explored"] else ""]
+        cells += ["new" if row["new"] else ""] if some_new else []
         rows.append(cells)
     print_table(columns, rows, title)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tesserec.data.histories import Histories
 from tesserec.index.contract import Candidates, Elsewhere, Floats, Policy
 from tesserec.index.delta import both_segments
-from tesserec.index.filters import Blocked
+from tesserec.index.filters import Bits, Blocked
 from tesserec.index.interests import Choice
 from tesserec.index.kernels import empty_rows, ordered_rows
 from tesserec.index.merge import log_chances, merge_interests, no_candidates
@@ -36,6 +36,7 @@ class Request:
     budget_mb: int
     blocked: Blocked
     elsewhere: Elsewhere | None
+    trained: Bits | None = None
 
     @property
     def everywhere(self) -> Request:

@@ -82,6 +82,9 @@ class Policy:
         Share of the list given to the likeliest interests that no item of the history belongs to, 0 to 1; always by
         quota, at least one place, and only with items of cells outside the history. Places that find no such
         interest or item go back to the others.
+    new_share
+        Share of the list kept for new items, 0 to 1: those without an event in training. In whole places as for
+        ``explore``, as far as the search finds so many; see :mod:`tesserec.index.new_items`.
     visit
         Posterior mass of the cells to search, 0 to 1; 1 is exact: every cell that can change the answer.
     recall
@@ -132,6 +135,7 @@ class Policy:
     top_p: float = 1.0
     seed: int | None = None
     repeats: int = 100
+    new_share: float = 0.0
 
     def __post_init__(self) -> None:
         if self.interests < 1:
@@ -146,7 +150,7 @@ class Policy:
             )
         if self.normalise and self.reach != "cell":
             raise ConfigError("normalise = True, but scores are normalised over a cell; set reach = 'cell' with it")
-        for name in ("explore", "visit"):
+        for name in ("explore", "visit", "new_share"):
             if not 0.0 <= (value := getattr(self, name)) <= 1.0:
                 raise ConfigError(f"{name} = {value}; expected a share between 0 and 1")
         if self.recall is not None and not 0.0 < self.recall < 1.0:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import cast
 
 import numpy as np
@@ -23,10 +23,11 @@ from tesserec.index.across import Request, search_across
 from tesserec.index.contract import Candidates, Elsewhere, Encoded, Floats, Policy, UserSide
 from tesserec.index.dense import best_of_all
 from tesserec.index.exploration import draws_of, propensity_of, race_weights, tempered
-from tesserec.index.filters import NOTHING, Blocked
+from tesserec.index.filters import NOTHING, Bits, Blocked
 from tesserec.index.interests import Choice, choose, choose_from_history
 from tesserec.index.lists import sum_lists
 from tesserec.index.merge import no_candidates
+from tesserec.index.new_items import with_new
 from tesserec.index.postings import EveryItem, Postings, VectorPostings
 from tesserec.index.score_postings import ScorePostings
 from tesserec.index.user_side import DenseSide, ScoreSide
@@ -50,6 +51,7 @@ def retrieve(
     progress: Progress | None = None,
     blocked: Blocked = NOTHING,
     elsewhere: Elsewhere | None = None,
+    trained: Bits | None = None,
 ) -> Candidates:
     """The ``k`` best candidates of each history.
 
@@ -68,6 +70,8 @@ def retrieve(
     blocked
         Items that no answer may hold, see :class:`tesserec.index.filters.Filter`. Where they leave a list short that
         searched a part of the cells, it is filled from all of them.
+    trained
+        Bitmap of the items that are not new, which ``policy.new_share`` asks for.
 
     Raises
     ------
@@ -78,7 +82,14 @@ def retrieve(
     """
     check_fit(side, postings)
     _check(postings, histories, k, policy)
-    request = Request(k, policy, exclude_seen, budget_mb, blocked, elsewhere)
+    if policy.new_share and elsewhere is not None:
+        raise ConfigError(
+            f"new_share = {policy.new_share}, but an engine searches here, which does not know new items from others; "
+            "ask the bundle itself, or leave new_share at 0"
+        )
+    if policy.new_share and trained is None:
+        raise ConfigError(f"new_share = {policy.new_share}, but nothing says which items are new; give trained")
+    request = Request(k, policy, exclude_seen, budget_mb, blocked, elsewhere, trained)
     batch = _batch_users(postings, request)
     if len(histories) == 1 and progress is None:  # nothing to put into order
         return _retrieve_batch(side, postings, _known_items(histories, np.zeros(1, np.int64), postings.size), request)
@@ -176,10 +187,13 @@ def _retrieve_batch(
         lists = cast(ScoreSide, side)
         if request.elsewhere is not None:
             return _certain(request.elsewhere.sum_lists(lists, postings, histories, request.k, request.exclude_seen))
-        return _certain(sum_lists(lists, postings, histories, request.k, request.exclude_seen, request.blocked))
-    if isinstance(postings, EveryItem):
         return _certain(
-            best_of_all(cast(DenseSide, side), postings, histories, request.k, request.exclude_seen, request.blocked)
+            with_new(lambda own: sum_lists(lists, postings, histories, own.k, own.exclude_seen, own.blocked), request)
+        )
+    if isinstance(postings, EveryItem):
+        dense = cast(DenseSide, side)
+        return _certain(
+            with_new(lambda own: best_of_all(dense, postings, histories, own.k, own.exclude_seen, own.blocked), request)
         )
     side = cast(UserSide, side)
     encoded = side.encode(histories)
@@ -246,6 +260,11 @@ def _search_drawn(asked: _Asked, postings: VectorPostings, request: Request) -> 
 
 
 def _search_filled(asked: _Asked, postings: VectorPostings, choice: Choice, request: Request) -> Candidates:
+    """Search with the share of new items that the policy asks for."""
+    return with_new(partial(_search_to_the_end, asked, postings, choice), request)
+
+
+def _search_to_the_end(asked: _Asked, postings: VectorPostings, choice: Choice, request: Request) -> Candidates:
     """Search the visited cells, and all of them for whom a filter leaves the list short."""
     found = _search_cells(asked, postings, choice, request)
     if request.blocked is NOTHING or request == request.everywhere:

@@ -21,7 +21,7 @@ from tesserec.index.catalogue import Catalogue
 from tesserec.index.contract import Candidates, Elsewhere, Floats, Merge, Policy, Select, Shares, UserSide
 from tesserec.index.delta import both_segments
 from tesserec.index.diversify import diverse, item_categories
-from tesserec.index.filters import NOTHING, Filter
+from tesserec.index.filters import NOTHING, Bits, Filter
 from tesserec.index.names import name_interests
 from tesserec.index.postings import Postings, VectorPostings
 from tesserec.index.score_postings import ScorePostings
@@ -148,6 +148,7 @@ class Searcher:
         top_p: float | None = None,
         seed: int | None = None,
         repeats: int | None = None,
+        new_share: float | None = None,
         only: Filter | None = None,
         diversity: float = 0.0,
         diversify_by: str | None = None,
@@ -159,6 +160,8 @@ class Searcher:
         Parameters
         ----------
         explore, visit, interests, merge, select, shares, recall, max_items, temperature, top_p, seed, repeats
+            See :class:`tesserec.index.contract.Policy`.
+        new_share
             See :class:`tesserec.index.contract.Policy`.
         only
             What the answer may hold.
@@ -173,7 +176,8 @@ class Searcher:
         polars.DataFrame
             ``user`` (row of ``histories``), ``rank`` (from 1), ``item``, ``score``, ``interest`` and ``probability``
             (the slot and its share for models with several free vectors, null for models with one vector or tables),
-            ``explored``, ``propensity`` (1 unless the policy draws; null where it was not estimated).
+            ``explored``, ``propensity`` (1 unless the policy draws; null where it was not estimated), ``new`` (no event
+            of it was in training).
 
         Raises
         ------
@@ -185,6 +189,7 @@ class Searcher:
         given: dict[str, Any] = {"explore": explore, "visit": visit, "interests": interests}
         given |= {"merge": merge, "select": select, "shares": shares, "recall": recall, "max_items": max_items}
         given |= {"temperature": temperature, "top_p": top_p, "seed": seed, "repeats": repeats}
+        given |= {"new_share": new_share}
         policy = replace(self.policy, **{name: value for name, value in given.items() if value is not None})
         if diversify_by is not None and not diversity:
             raise ConfigError(f"diversify_by = {diversify_by!r} with diversity = 0 changes nothing; set diversity too")
@@ -192,6 +197,11 @@ class Searcher:
             raise ConfigError(
                 f"diversity = {diversity} re-ranks a drawn list, and its propensity is then unknown; "
                 "set repeats = 0 to do without, or diversity = 0"
+            )
+        if diversity and policy.new_share:
+            raise ConfigError(
+                f"diversity = {diversity} re-ranks a longer list, which need not keep new_share = {policy.new_share}; "
+                "set one of them to 0"
             )
         encoded, _ = self.encode(histories)
         ranked = partial(self.retrieve, policy=policy, exclude_seen=exclude_seen, only=only)
@@ -226,7 +236,13 @@ class Searcher:
             progress=progress,
             blocked=NOTHING if only is None else only.resolve(self.catalogue.table),
             elsewhere=self.elsewhere,
+            trained=self._trained if policy.new_share else None,
         )
+
+    @cached_property
+    def _trained(self) -> Bits:
+        """Bitmap of the items that training has events of."""
+        return np.packbits(self.catalogue.counts > 0, bitorder="little")
 
     def mass_for(self, recall: float) -> float:
         """Posterior mass that finds a share of the exact answers, as measured when the model was calibrated.
@@ -253,6 +269,7 @@ class Searcher:
                 "probability": pl.Series(candidates.probability[users, ranks]).fill_nan(None),
                 "explored": candidates.explored[users, ranks],
                 "propensity": pl.Series(candidates.propensity[users, ranks]).fill_nan(None),
+                "new": self.catalogue.counts[candidates.items[users, ranks]] == 0,
             }
         )
 

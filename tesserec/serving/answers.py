@@ -108,9 +108,10 @@ def _recommended(served: Served, found: Candidates, row: int, unknown: list[Any]
     chances = found.probability[row, :n].tolist()
     scores, explored = found.scores[row, :n].tolist(), found.explored[row, :n].tolist()
     odds = [None if share != share else share for share in found.propensity[row, :n].tolist()]
+    new = (served.searcher.catalogue.counts[found.items[row, :n]] == 0).tolist()
     candidates = [
-        Candidate(item, score, code if code >= 0 else None, chance if code >= 0 else None, share, new)
-        for item, score, code, chance, share, new in zip(items, scores, codes, chances, odds, explored, strict=True)
+        Candidate(item, score, code if code >= 0 else None, chance if code >= 0 else None, *rest)
+        for item, score, code, chance, *rest in zip(items, scores, codes, chances, odds, explored, new, strict=True)
     ]
     brought = sorted({(-chance, code) for code, chance in zip(codes, chances, strict=True) if code >= 0})
     interests = [Interest(code, _name(served, code), -chance) for chance, code in brought]

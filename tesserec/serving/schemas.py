@@ -51,6 +51,7 @@ class PolicySettings(Strict, frozen=True):
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     seed: Annotated[int, Meta(ge=0, lt=1 << 53)] | None = None
     repeats: Annotated[int, Meta(ge=0, le=MOST_REPEATS)] | None = None
+    new_share: Share | None = None
 
 
 class FilterSettings(Strict, frozen=True):
@@ -134,6 +135,7 @@ class Candidate(Struct, frozen=True):
     """An item and what brought it; interest and probability are null for models without interests.
 
     ``propensity`` is the probability, over draws of the policy, that the list holds the item; null if not estimated.
+    An item is ``new`` while no event of it was in training.
     """
 
     item: ItemId
@@ -142,6 +144,7 @@ class Candidate(Struct, frozen=True):
     probability: float | None
     propensity: float | None
     explored: bool
+    new: bool
 
 
 class Interest(Struct, frozen=True):
