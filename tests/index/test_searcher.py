@@ -43,7 +43,8 @@ def test_answers_agree_with_indices():
     assert found["explored"].to_list() == raw.explored.ravel().tolist()
     assert found["user"].to_list() == [0] * 7 + [1] * 7
     assert found["rank"].to_list() == [*range(1, 8)] * 2
-    assert found.columns == ["user", "rank", "item", "score", "interest", "probability", "explored", "propensity"]
+    columns = ["user", "rank", "item", "score", "interest", "probability", "explored", "propensity", "new"]
+    assert found.columns == columns
 
 
 @pytest.mark.parametrize("ids", [[10 * i for i in range(6)], [f"x{i}" for i in range(6)], [i / 2 for i in range(6)]])
