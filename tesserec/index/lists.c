@@ -212,13 +212,16 @@ static int64_t count_ranges(const lists *own, const int32_t *codes, int64_t widt
 
 static int collect(const lists *own, const int32_t *codes, const float *weights, int64_t width, range *ranges,
                    int64_t *starts, double *bounds) {
-    /* The ranges of the user's codes by block, and a bound on the sums of each; 0 where something is negative. */
+    /* The ranges of the user's codes by block, and a bound on the sums of each; 0 where something is negative, or a
+       damaged file names a block that is not there. */
     memset(starts, 0, (own->n_blocks + 2) * sizeof *starts);
     memset(bounds, 0, own->n_blocks * sizeof *bounds);
     for (int64_t c = 0; c < width; c++)
         for (int64_t r = codes[c] < 0 ? 0 : own->ranges[codes[c]], end = codes[c] < 0 ? 0 : own->ranges[codes[c] + 1];
-             r < end; r++)
+             r < end; r++) {
+            if (own->blocks[r] >= own->n_blocks) return 0;
             starts[own->blocks[r] + 2]++;
+        }
     for (int64_t b = 0; b < own->n_blocks; b++) starts[b + 2] += starts[b + 1];
     for (int64_t c = 0; c < width; c++) {
         if (codes[c] < 0) continue;
