@@ -17,7 +17,7 @@ from benchmarks.index_engines import Answer
 from benchmarks.index_model import ModelWorld
 from benchmarks.index_world import INTERESTS, IndexWorld, exact_answers, make_cells, make_postings
 from tesserec.index.calibration import from_masses
-from tesserec.index.contract import Policy
+from tesserec.index.contract import Candidates, Policy
 from tesserec.index.filters import NOTHING
 from tesserec.index.postings import VectorPostings
 from tesserec.index.scan import best_together
@@ -102,7 +102,7 @@ class Published:
     """The searcher of a bundle, asked as the service asks it; see :mod:`benchmarks.index_model`."""
 
     def __init__(self, world: ModelWorld) -> None:
-        self.searcher = world.searcher
+        self.world = world
         rows, tiles = world.postings.segments[0]
         held = (rows.vectors, rows.items, rows.offsets, world.postings.place, tiles.tiles, tiles.scales)
         self.bytes_per_item = sum(array.nbytes for array in held) / world.postings.size
@@ -117,11 +117,13 @@ class Published:
         }
 
     def settings(self, k: int) -> Iterator[tuple[str, Answer]]:
-        """Recall targets."""
-        for target in _TARGETS:
-            policy = replace(self.searcher.policy, recall=target, explore=0.0)
+        """Recall targets, and every cell."""
+        for target in (*_TARGETS, None):
+            policy = replace(self.world.searcher.policy, recall=target, visit=1.0, explore=0.0)
 
-            def answer(user: Any, policy: Policy = policy) -> Any:
-                return self.searcher.retrieve(user, k, policy, exclude_seen=False).items[0]
+            def answer(user: Any, policy: Policy = policy) -> Candidates:
+                return self.world.searcher.retrieve(user, k, policy, exclude_seen=False)
 
-            yield f"recall={target}", answer
+            visited = [answer(user).visits.items[0] for user in self.world.users[:100]]
+            self.facts["visited"] = round(float(np.mean(visited)) / self.world.postings.size, 4)
+            yield "exact" if target is None else f"recall={target}", lambda user, ask=answer: ask(user).items[0]

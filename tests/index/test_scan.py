@@ -19,7 +19,7 @@ from tesserec.index.score_postings import ScorePostings
 from tesserec.index.search import retrieve
 from tesserec.index.user_side import HistorySide
 from tesserec.index.visiting import cells_in_order, visited_cells
-from tests.index.world import catalogue, histories, scores_of, world
+from tests.index.world import catalogue, histories, world
 
 KERNELS = ["numba", pytest.param("c", marks=pytest.mark.skipif(native_search() is None, reason="no C kernel here"))]
 
@@ -29,9 +29,20 @@ def choose(monkeypatch, kernel):
         monkeypatch.setattr(scanning, "native_search", lambda: None)
 
 
+def in_fours(query, vectors):
+    """Scores in the order of additions that the kernels keep to."""
+    products, sums = vectors.astype(np.float64) * query.astype(np.float64), np.zeros((len(vectors), 4))
+    whole = products.shape[1] // 4 * 4
+    for start in range(0, whole, 4):
+        sums += products[:, start : start + 4]
+    for rest in range(whole, products.shape[1]):
+        sums[:, 0] += products[:, rest]
+    return ((sums[:, 0] + sums[:, 1]) + (sums[:, 2] + sums[:, 3])).astype(np.float32)
+
+
 def slow_best(vectors, allowed, queries, added, k):
     values = np.max(
-        [scores_of(query, vectors).astype(np.float64) + a for query, a in zip(queries, added, strict=True)], axis=0
+        [in_fours(query, vectors).astype(np.float64) + a for query, a in zip(queries, added, strict=True)], axis=0
     )
     order = sorted(allowed, key=lambda item: (-values[item], item))[:k]
     return order, values[order].tolist()
@@ -41,15 +52,17 @@ def slow_best(vectors, allowed, queries, added, k):
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 1 << 30),
-    k=st.integers(1, 60),
-    dim=st.integers(1, 70),
-    ties=st.booleans(),
+    k=st.integers(1, 200),
+    dim=st.integers(1, 9) | st.integers(1, 70),
+    kind=st.sampled_from(["ties", 1e-18, 1.0, 1e12]),
     changed=st.integers(0, 12),
-    scale=st.sampled_from([1e-18, 1.0, 1e12]),
 )
-def test_the_scan_equals_a_full_sort(kernel, seed, k, dim, ties, changed, scale):
+def test_the_scan_equals_a_full_sort(kernel, seed, k, dim, kind, changed):
     rng = np.random.default_rng(seed)
-    draw = (lambda *shape: rng.integers(-2, 3, shape)) if ties else (lambda *shape: rng.normal(size=shape) * scale)
+
+    def draw(*shape):
+        return rng.integers(-2, 3, shape) if kind == "ties" else rng.normal(size=shape) * kind
+
     vectors, cells, n_cells = draw(150, dim).astype(np.float32), rng.integers(0, 9, 150), 9
     postings = VectorPostings.build(vectors, cells, n_cells)
     size = 150
@@ -80,7 +93,7 @@ def test_the_scan_equals_a_full_sort(kernel, seed, k, dim, ties, changed, scale)
     assert best[0].tolist() == order
     assert best[1].tolist() == values
     for item, value, column in zip(*best, strict=True):
-        assert np.float64(scores_of(queries[column], vectors[item : item + 1])[0]) + added[column] == value
+        assert np.float64(in_fours(queries[column], vectors[item : item + 1])[0]) + added[column] == value
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -93,6 +106,29 @@ def test_too_many_near_ties_are_left_to_the_exact_search(kernel, monkeypatch):
     assert best_together(postings.segments, np.arange(4), query, np.zeros(1), NOTHING.listed, NOTHING, 1) is None
     found = retrieve(side, postings, histories(3, 3, 500), 5, Policy(), exclude_seen=False)
     assert found.items.tolist() == [[0, 1, 2, 3, 4]] * 3
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("dim", range(1, 12))
+def test_exact_products_are_added_in_one_order(kernel, dim, monkeypatch):
+    """Sums that cancel beyond float64 tell in which order they were made."""
+    choose(monkeypatch, kernel)
+    rng, values = np.random.default_rng(dim), np.array([-(2.0**40), 2.0**40, 1, 3, -2])
+    vectors, query = rng.choice(values, (300, dim)).astype(np.float32), rng.choice(values, (1, dim)).astype(np.float32)
+    postings = VectorPostings.build(vectors, np.arange(300) % 4, 4)
+    best = best_together(postings.segments, np.arange(4), query, np.zeros(1), NOTHING.listed, NOTHING, 300)
+    assert best is not None
+    assert best[1].tolist() == in_fours(query[0], vectors)[best[0]].tolist()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e38])
+def test_a_query_that_float32_cannot_score_is_refused(kernel, bad, monkeypatch):
+    choose(monkeypatch, kernel)
+    postings = VectorPostings.build(np.ones((50, 4), np.float32), np.arange(50) % 4, 4)
+    queries = np.array([[bad, 1, 0, 0], [1, 1, 1, 1]], np.float32)
+    with pytest.raises(DataError, match=r"query vector 0 holds NaN|beyond float32"):
+        best_together(postings.segments, np.arange(4), queries, np.zeros(2), NOTHING.listed, NOTHING, 3)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
