@@ -177,6 +177,16 @@ def test_near_ties_are_told_apart_by_exact_scores():
             assert found.items[row].tolist() == [item for item, *_ in slow]
 
 
+def test_normalisers_are_those_of_the_library():
+    rng = np.random.default_rng(8)
+    for spread in (0.0, 1.0, 30.0, 5000.0):
+        values = (spread * rng.normal(size=1000)).astype(np.float32)
+        values[::7] = -np.inf  # removed items
+        found = within._log_sum_exp(values[:300], values[300:])
+        np.testing.assert_allclose(found, np.logaddexp.reduce(values.astype(np.float64)), rtol=1e-13, atol=1e-13)
+    assert within._log_sum_exp(values[:0], values[:0]) == 0.0
+
+
 def test_vectors_read_at_once_respect_the_budget():
     side, postings = world(7, items=100, cells=100, dim=64)
     sizes, whole = [], side.read
