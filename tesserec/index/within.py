@@ -6,7 +6,7 @@ items of all cells are kept in one heap a user; only interests with a quota have
 With scores normalised over the cell and merged by probability the value of an item is
 ``log p(c | u) + log p(i | c, u)``, at most ``log p(c | u)``. So once the heap is full and its worst value is above
 ``log p(c | u)`` of the next cell, no later cell can change the answer. Queries are read block by block, so that most
-of them are never read.
+of them are never read; where few users are left, each block is twice as long as the one before.
 
 Fast float32 dot products make the normaliser and propose candidates, exact ones decide, as in
 :mod:`tesserec.index.topk`.
@@ -34,7 +34,9 @@ from tesserec.index.postings import VectorPostings
 from tesserec.index.topk import frozen, frozen_blocked, in_threads, margins
 
 BLOCK = 32
-"""Interests of a user that are read at once."""
+"""Interests of a user that are read at once, at first."""
+FEW = 16
+"""Users; of fewer, longer and longer blocks are read, as long as all that is read at once stays below that of these."""
 _LOG_2 = math.log(2)
 _TAYLOR = tuple(1 / math.factorial(n) for n in range(12, -1, -1))
 _LEAST_EXPONENT = -700.0  # below it 2^n is no normal number, and nothing is added
@@ -68,10 +70,9 @@ def search_within(users: Users, postings: VectorPostings, choice: Choice, k: int
     proves = policy.normalise and policy.merge == "probability"
     for first, last in ((0, wide), (wide, columns)):
         unproven = np.ones(n, np.bool_)
-        for start in range(first, last, BLOCK):
-            part = slice(start, min(start + BLOCK, last))
-            if not unproven.any():
-                break
+        start, width = first, BLOCK
+        while start < last and unproven.any():
+            part = slice(start, min(start + width, last))
             rows = np.flatnonzero(unproven & (choice.codes[:, part] >= 0).any(axis=1))
             if len(rows):
                 block = _read(users, postings, choice.codes[rows, part], bases[rows, part], rows)
@@ -80,6 +81,7 @@ def search_within(users: Users, postings: VectorPostings, choice: Choice, k: int
                     len(rows),
                     partial(_absorb, block, part.start, heap_of[part], policy.normalise, proof, tables, heaps),
                 )
+            start, width = part.stop, max(BLOCK, min(2 * width, FEW * BLOCK // max(1, len(rows))))
     in_threads(n, partial(_sort, heaps))
     _, one_of_each = np.unique(heap_of, return_index=True)
     lists = Choice(*(getattr(choice, name)[:, one_of_each] for name in ("codes", "probability", "explored", "quotas")))
