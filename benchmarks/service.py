@@ -1,12 +1,14 @@
 """The service under load, swaps and kills, on this machine, over loopback.
 
-    python benchmarks/service.py load [--seconds 600] [--rate 200] [--items 1000000] [--workers 2] [--threads 2]
+    python benchmarks/service.py load [--recall 0.99] [--seconds 600] [--rate 200] [--workers 2] [--threads 2]
     python benchmarks/service.py overhead | overload | event | swaps [--count 100] | kills [--count 50] | install
 
 Each command writes its part of ``benchmarks/results/service.json`` and leaves the others. The bundle has no trained
 model behind it: clustered vectors in cells and a user side of two small graphs (``workers/synthetic.py``); it is kept
-under ``--work`` and made once. Client and server share the machine's cores. ``load`` sends requests on a timetable and
-counts latency from when each was due (``workers/http_load.py``); ``overload`` needs ``wrk``.
+under ``--work`` and made once. Without ``--recall`` every list is exact and certified; with it requests ask for that
+share of the exact list, and the result has a name of its own (``load_recall_0.99``). Client and server share the
+machine's cores. ``load`` sends requests on a timetable and counts latency from when each was due
+(``workers/http_load.py``); ``overload`` needs ``wrk``.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2, help="searches at once in a worker")
+    parser.add_argument("--recall", type=float, default=None, help="of load, overhead and overload")
     parser.add_argument("--rate", type=float, default=200)
     parser.add_argument("--seconds", type=int, default=None, help="600 for load, 20 for overload")
     parser.add_argument("--count", type=int, default=None, help="100 swaps, 50 kills")
@@ -52,7 +55,8 @@ def main() -> None:
     found["date"] = date.today().isoformat()
     results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(results | {args.command: found}, indent=2, sort_keys=True) + "\n")
+    name = args.command if args.recall is None else f"{args.command}_recall_{args.recall}"
+    RESULT.write_text(json.dumps(results | {name: found}, indent=2, sort_keys=True) + "\n")
     print(json.dumps(found, indent=2))
 
 

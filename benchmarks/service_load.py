@@ -11,10 +11,12 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from service_world import PATH, TOKEN, K, bodies, bundle, counted, quantiles, serving
+import numpy as np
+from service_world import PATH, TOKEN, K, bodies, bundle, counted, histories, quantiles, serving
 
 
 def load(args: argparse.Namespace) -> dict[str, Any]:
@@ -22,7 +24,7 @@ def load(args: argparse.Namespace) -> dict[str, Any]:
     from http_load import open_loop
 
     root = bundle(args.work, args.items)
-    sent = bodies(root)
+    sent = bodies(root, recall=args.recall)
     with serving(root, "--workers", args.workers, "--threads", args.threads) as server:
         asyncio.run(open_loop(server.port, PATH, sent, args.rate, 5))
         memory: list[float] = []
@@ -46,6 +48,7 @@ def load(args: argparse.Namespace) -> dict[str, Any]:
         "threads": args.threads,
         "rate": args.rate,
         "seconds": args.seconds,
+        "searches": asked_for(root, args.recall),
         "requests": len(found),
         "statuses": dict(statuses),
         **quantiles([one.seconds for one in found]),
@@ -53,6 +56,21 @@ def load(args: argparse.Namespace) -> dict[str, Any]:
         "memory_mb": memory,
         "goal": {"p99_ms": 20, "errors": 0},
     }
+
+
+def asked_for(root: Path, recall: float | None) -> dict[str, float]:
+    """What the requests ask for, the share of the exact lists that their answers hold, and the cells they visit."""
+    from tesserec.index.bundle import Bundle
+
+    searcher = Bundle.open(root).searcher
+    users, _ = searcher.encode(histories(root))
+    exact = searcher.retrieve(users, K)
+    if recall is None:
+        return {"recall": 1.0, "cells": round(float(exact.visits.cells.mean()), 1)}
+    found = searcher.retrieve(users, K, replace(searcher.policy, recall=recall))
+    share = np.mean([np.isin(row, other).mean() for row, other in zip(exact.items, found.items, strict=True)])
+    cells = round(float(found.visits.cells.mean()), 1)
+    return {"recall_target": recall, "recall": round(float(share), 4), "cells": cells}
 
 
 def overhead(args: argparse.Namespace) -> dict[str, Any]:
@@ -63,13 +81,13 @@ def overhead(args: argparse.Namespace) -> dict[str, Any]:
     from tesserec.index.bundle import Bundle
 
     root = bundle(args.work, args.items)
-    sent, searcher = bodies(root, 300), Bundle.open(root).searcher
-    asked = [json.loads(body)["history"] for body in sent]
-    encoded = [searcher.encode([history])[0] for history in asked]
+    sent, searcher = bodies(root, 300, args.recall), Bundle.open(root).searcher
+    policy = replace(searcher.policy, recall=args.recall)
+    encoded = [searcher.encode([history])[0] for history in histories(root, 300)]
 
-    def bare(histories: Histories) -> float:
+    def bare(users: Histories) -> float:
         begin = time.perf_counter()
-        searcher.retrieve(histories, K)
+        searcher.retrieve(users, K, policy)
         return time.perf_counter() - begin
 
     async def over_http(port: int) -> list[float]:
@@ -85,7 +103,7 @@ def overhead(args: argparse.Namespace) -> dict[str, Any]:
     answered: list[float] = []
     with serving(root) as server:
         for turn in range(6):
-            one, two = [bare(histories) for histories in encoded], asyncio.run(over_http(server.port))
+            one, two = [bare(users) for users in encoded], asyncio.run(over_http(server.port))
             searched, answered = (searched + one, answered + two) if turn else ([], [])
     found = {"search": quantiles(searched), "request": quantiles(answered)}
     extra = found["request"]["p50_ms"] - found["search"]["p50_ms"]
@@ -115,8 +133,8 @@ def event(args: argparse.Namespace) -> dict[str, Any]:
 
     async def all_users(port: int) -> None:
         connection = Connection(port)
-        for number, body in enumerate(bodies(root, 50)):
-            await one_user(connection, f"user {number}", json.loads(body)["history"][0], 10)
+        for number, history in enumerate(histories(root, 50)):
+            await one_user(connection, f"user {number}", history[0], 10)
         connection.close()
 
     with tempfile.TemporaryDirectory() as folder, serving(root, "--state", Path(folder) / "events.sqlite") as server:
@@ -140,7 +158,7 @@ def overload(args: argparse.Namespace) -> dict[str, Any]:
     if shutil.which("wrk") is None:
         raise SystemExit("overload needs wrk; on Debian: apt-get install wrk")
     root = bundle(args.work, args.items)
-    sent = bodies(root)
+    sent = bodies(root, recall=args.recall)
     with (
         serving(root, "--workers", args.workers, "--threads", args.threads) as server,
         tempfile.TemporaryDirectory() as folder,

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-PATH, K, EVENTS = "/v1/recommend", 20, 20
+PATH, K = "/v1/recommend", 20
 THREADS = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000"}
 TOKEN = "a-token-of-the-benchmark"
 sys.path.insert(0, str(Path(__file__).parent / "workers"))
@@ -37,19 +37,21 @@ def bundle(work: Path, items: int) -> Path:
     return root
 
 
-def bodies(root: Path, n: int = 500, seed: int = 1) -> list[bytes]:
-    """Requests of users who like three cells."""
+def histories(root: Path, n: int = 500) -> list[list[str]]:
+    """Histories to ask with, as ids; not those that the bundle was calibrated on."""
+    from synthetic import histories_of
+
     from tesserec.index.bundle import Bundle
 
-    searcher, draw = Bundle.open(root).searcher, np.random.default_rng(seed)
+    searcher = Bundle.open(root).searcher
     postings: Any = searcher.postings
-    histories = []
-    for _ in range(n):
-        codes = draw.choice(postings.cells, 3, replace=False)
-        rows = [draw.integers(postings.offsets[code], postings.offsets[code + 1], EVENTS // 3 + 1) for code in codes]
-        items = postings.items[draw.permutation(np.concatenate(rows))[:EVENTS]]
-        histories.append(searcher.catalogue.items.decode(items).to_list())
-    return [json.dumps({"history": history, "k": K}).encode() for history in histories]
+    return [searcher.catalogue.items.decode(row).to_list() for row in histories_of(postings, n, seed=1)]
+
+
+def bodies(root: Path, n: int = 500, recall: float | None = None) -> list[bytes]:
+    """Requests; ``recall`` is the share of the exact list that they ask for, None for all of it."""
+    rest: dict[str, Any] = {"k": K} if recall is None else {"k": K, "policy": {"recall": recall}}
+    return [json.dumps({"history": history} | rest).encode() for history in histories(root, n)]
 
 
 class Server:

@@ -11,8 +11,10 @@ import polars as pl
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from tesserec.data.histories import Histories
 from tesserec.data.ids import IdMap
 from tesserec.index.bundle import publish
+from tesserec.index.calibration import calibrate
 from tesserec.index.catalogue import Catalogue
 from tesserec.index.contract import Policy
 from tesserec.index.postings import VectorPostings
@@ -21,6 +23,7 @@ from tesserec.index.searcher import Searcher
 from tesserec.index.user_side import ConstantSide, OnnxSide
 
 DIM, SHARPNESS, MAX_LENGTH = 64, 12.0, 50
+EVENTS, CALIBRATED = 20, 500
 Floats = NDArray[np.float32]
 
 
@@ -28,7 +31,8 @@ def publish_synthetic(root: Path, items: int, cells: int, seed: int = 0) -> Path
     """Publish a generation: a user is the mean of the history's vectors and believes in cells by their likeness.
 
     An interest's vector is the user's plus that of the cell's centre, so each interest ranks items in its own way.
-    A new item lies at the centre of the cell that its column ``kind`` names.
+    A new item lies at the centre of the cell that its column ``kind`` names. Recall targets are calibrated, as
+    ``tesserec index`` does it, on users of :func:`histories_of` with a seed of their own.
     """
     draw = np.random.default_rng(seed)
     centres = _unit(draw.normal(size=(cells, DIM)))
@@ -46,12 +50,24 @@ def publish_synthetic(root: Path, items: int, cells: int, seed: int = 0) -> Path
     _write_graphs(workbench, centres)
     side = OnnxSide(workbench, postings.vectors_of)
     searcher = Searcher(catalogue, side, postings, policy, names)
+    searcher.calibration = calibrate(searcher, histories_of(postings, CALIBRATED, seed), policy)
 
     def write(folder: Path) -> None:
         _write_graphs(folder, centres)
         _write_item_side(folder, centres)
 
     return publish(root, searcher, write, {"model": "synthetic", "seed": seed})
+
+
+def histories_of(postings: VectorPostings, users: int, seed: int) -> Histories:
+    """Histories of users who like three cells each."""
+    draw = np.random.default_rng(seed)
+    rows = []
+    for _ in range(users):
+        codes = draw.choice(postings.cells, 3, replace=False)
+        places = [draw.integers(postings.offsets[code], postings.offsets[code + 1], EVENTS // 3 + 1) for code in codes]
+        rows.append(postings.items[draw.permutation(np.concatenate(places))[:EVENTS]])
+    return Histories.from_lists(rows)
 
 
 def _write_item_side(folder: Path, centres: Floats) -> None:

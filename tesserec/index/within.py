@@ -6,7 +6,7 @@ items of all cells are kept in one heap a user; only interests with a quota have
 With scores normalised over the cell and merged by probability the value of an item is
 ``log p(c | u) + log p(i | c, u)``, at most ``log p(c | u)``. So once the heap is full and its worst value is above
 ``log p(c | u)`` of the next cell, no later cell can change the answer. Queries are read block by block, so that most
-of them are never read.
+of them are never read; where few users are left, each block is twice as long as the one before.
 
 Fast float32 dot products make the normaliser and propose candidates, exact ones decide, as in
 :mod:`tesserec.index.topk`.
@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
@@ -33,7 +34,12 @@ from tesserec.index.postings import VectorPostings
 from tesserec.index.topk import frozen, frozen_blocked, in_threads, margins
 
 BLOCK = 32
-"""Interests of a user that are read at once."""
+"""Interests of a user that are read at once, at first."""
+FEW = 16
+"""Users; of fewer, longer and longer blocks are read, as long as all that is read at once stays below that of these."""
+_LOG_2 = math.log(2)
+_TAYLOR = tuple(1 / math.factorial(n) for n in range(12, -1, -1))
+_LEAST_EXPONENT = -700.0  # below it 2^n is no normal number, and nothing is added
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +70,9 @@ def search_within(users: Users, postings: VectorPostings, choice: Choice, k: int
     proves = policy.normalise and policy.merge == "probability"
     for first, last in ((0, wide), (wide, columns)):
         unproven = np.ones(n, np.bool_)
-        for start in range(first, last, BLOCK):
-            part = slice(start, min(start + BLOCK, last))
-            if not unproven.any():
-                break
+        start, width = first, BLOCK
+        while start < last and unproven.any():
+            part = slice(start, min(start + width, last))
             rows = np.flatnonzero(unproven & (choice.codes[:, part] >= 0).any(axis=1))
             if len(rows):
                 block = _read(users, postings, choice.codes[rows, part], bases[rows, part], rows)
@@ -76,6 +81,7 @@ def search_within(users: Users, postings: VectorPostings, choice: Choice, k: int
                     len(rows),
                     partial(_absorb, block, part.start, heap_of[part], policy.normalise, proof, tables, heaps),
                 )
+            start, width = part.stop, max(BLOCK, min(2 * width, FEW * BLOCK // max(1, len(rows))))
     in_threads(n, partial(_sort, heaps))
     _, one_of_each = np.unique(heap_of, return_index=True)
     lists = Choice(*(getattr(choice, name)[:, one_of_each] for name in ("codes", "probability", "explored", "quotas")))
@@ -246,11 +252,25 @@ def _log_sum_exp(values: Floats, others: Floats) -> float:
             largest = max(largest, np.float64(value))
     if largest == -np.inf:
         return 0.0
+    return largest + math.log(_sum_exp(values, largest) + _sum_exp(others, largest))
+
+
+@numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
+def _sum_exp(values: Floats, largest: float) -> float:
+    """Sum of ``exp(value - largest)``, to about 1e-14; a library's exponential would take them one by one.
+
+    ``exp(x) = 2^n exp(r)`` with whole ``n`` and ``|r| <= log(2) / 2``, where a Taylor polynomial is exact enough.
+    """
     total = 0.0
-    for part in (values, others):
-        for value in part:
-            total += math.exp(np.float64(value) - largest)
-    return largest + math.log(total)
+    for i in range(len(values)):
+        x = max(np.float64(values[i]) - largest, _LEAST_EXPONENT)
+        n = math.floor(x / _LOG_2 + 0.5)
+        r = x - n * _LOG_2
+        power = 0.0
+        for factor in _TAYLOR:
+            power = power * r + factor
+        total += power * np.int64((np.int64(n) + np.int64(1023)) << np.int64(52)).view(np.float64)
+    return total
 
 
 @kernel

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import random
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -96,7 +96,7 @@ class Service:
     async def recommend(self, asked: schemas.RecommendRequest) -> schemas.Recommendation:
         """Candidates of one user."""
         question = Question(asked.k, asked.policy, asked.filter, asked.exclude_seen)
-        served, name = self.served, uuid.uuid4().hex
+        served, name = self.served, _new_name()
 
         def answer() -> schemas.Recommendation:
             as_of = datetime.now(timezone.utc)
@@ -110,7 +110,7 @@ class Service:
     async def recommend_batch(self, asked: schemas.BatchRequest) -> schemas.Recommendations:
         """Candidates of several users."""
         question = Question(asked.k, asked.policy, asked.filter, asked.exclude_seen)
-        served, name = self.served, uuid.uuid4().hex
+        served, name = self.served, _new_name()
 
         def answer() -> schemas.Recommendations:
             as_of = datetime.now(timezone.utc)
@@ -273,6 +273,11 @@ class Service:
             logger.info("%d events are past their retention and deleted", gone)
         except Exception:
             logger.exception("deleting old events failed; trying again later")
+
+
+def _new_name() -> str:
+    """A name for a request, from this process's own generator; asking the system for each would let go of the GIL."""
+    return f"{random.getrandbits(128):032x}"
 
 
 def _served(served: Served) -> schemas.ServedGeneration:

@@ -113,6 +113,17 @@ def test_cells_that_cannot_matter_are_not_visited_nor_read():
     assert (slow.items >= 0).all()
 
 
+def test_few_users_read_longer_and_longer_blocks():
+    side, postings = world(5, items=2000, cells=400)
+    side.posterior[:] = 1 / 400  # nothing can be proved, so all are read
+    read, whole = [], side.read
+    side.read = lambda encoded, codes: read.append(codes.shape) or whole(encoded, codes)
+    for users, widths in ((1, [32, 64, 128, 176]), (30, [32] * 12 + [16])):
+        read.clear()
+        retrieve(side, postings, histories(5, users, 2000), 2000, FACTORISED, exclude_seen=True)
+        assert [shape for shape in read if shape[0] == users] == [(users, width) for width in widths]
+
+
 def test_a_cell_as_likely_as_the_worst_answer_is_still_visited():
     """Equal values are in order of item, so the proof must not stop at a tie."""
     side, postings = world(1, items=4, cells=4)
@@ -175,6 +186,16 @@ def test_near_ties_are_told_apart_by_exact_scores():
         for row, history in enumerate(users):
             slow = slow_retrieve(side, postings, history, k, policy, True)
             assert found.items[row].tolist() == [item for item, *_ in slow]
+
+
+def test_normalisers_are_those_of_the_library():
+    rng = np.random.default_rng(8)
+    for spread in (0.0, 1.0, 30.0, 5000.0):
+        values = (spread * rng.normal(size=1000)).astype(np.float32)
+        values[::7] = -np.inf  # removed items
+        found = within._log_sum_exp(values[:300], values[300:])
+        np.testing.assert_allclose(found, np.logaddexp.reduce(values.astype(np.float64)), rtol=1e-13, atol=1e-13)
+    assert within._log_sum_exp(values[:0], values[:0]) == 0.0
 
 
 def test_vectors_read_at_once_respect_the_budget():
