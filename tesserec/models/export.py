@@ -21,9 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tesserec.data.features import Vocabulary
 from tesserec.files import write_json
-from tesserec.index.catalogue import Catalogue
 from tesserec.models.network import Network
 
 if TYPE_CHECKING:
@@ -82,7 +80,7 @@ def export_lists(network: SparCodeNetwork, folder: Path) -> None:
     write_json(folder / "user_side.json", {"kind": "onnx-codes", **facts})
 
 
-def export_items(network: Network, catalogue: Catalogue, folder: Path) -> None:
+def export_items(network: Network, folder: Path) -> None:
     """Write ``items.json``, ``place.onnx`` and, for a model that reads features, ``item_encoder.onnx``.
 
     With them an index gains items; see :class:`tesserec.index.item_side.ItemSide`.
@@ -105,7 +103,7 @@ def export_items(network: Network, catalogue: Catalogue, folder: Path) -> None:
                 ["raw"],
                 ({0: batch}, tuple(lists)),
             )
-    vocabulary = None if features is None else Vocabulary.of(catalogue.table, catalogue.roles).to_json()
+    vocabulary = None if features is None else features.source.vocabulary.to_json()
     write_json(folder / "items.json", {"dim": dim, "vocabulary": vocabulary})
 
 
