@@ -43,10 +43,17 @@ TOKEN_USERS = 1024
 
 
 class TokenCodebookConfig(CodebookConfig):
-    """Size of the codebook of tokens and what moves it; see :class:`~tesserec.nn.quantisers.CodebookConfig`."""
+    """Size of the codebooks of tokens and what moves them; see also :class:`~tesserec.nn.quantisers.CodebookConfig`.
+
+    Attributes
+    ----------
+    shared
+        One codebook for all tokens of a user, as in the paper's code, rather than one for each place of a token.
+    """
 
     codes: int = Field(64, ge=2)
     update: Literal["gradient", "ema"] = "ema"
+    shared: bool = False
 
 
 class SparCodeWeights(CrossWeights):
@@ -84,8 +91,13 @@ class SparCodeConfig(AllToAllConfig):
 
     @property
     def tuples(self) -> int:
-        """Tuples that tokens can take, N^M."""
-        return int(self.codebook.codes**self.codebook.levels)
+        """Tuples that tokens can take: N^M, for each place of a token that has a codebook of its own."""
+        return int(self.codebook.codes**self.codebook.levels) * self.codebooks
+
+    @property
+    def codebooks(self) -> int:
+        """Codebooks of M parts: one, or one a token."""
+        return 1 if self.codebook.shared else self.tokens.count
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -105,13 +117,15 @@ class SparCodeNetwork(CrossNetwork):
 
     def __init__(self, items: int, config: SparCodeConfig, features: ItemFeatures | None) -> None:
         super().__init__(items, config, features)
-        self.quantiser = ProductQuantiser(config.codebook, config.encoder.dim)
+        parts = config.codebook.levels * config.codebooks
+        of_all = config.codebook.model_copy(update={"levels": parts})
+        self.quantiser = ProductQuantiser(of_all, config.encoder.dim * config.codebooks)
         self.register_buffer("listed", torch.zeros(config.tuples, dtype=torch.bool))
         self.register_buffer("list_of", torch.zeros(config.tuples, dtype=torch.int32))
 
     def prepare(self, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Tokens at their codewords with gradients passed straight through, and the quantiser's terms."""
-        flat, weights, terms = tokens.flatten(0, 1), self.config.weights, {}
+        flat, weights, terms = self.rows(tokens), self.config.weights, {}
         quantised = self.quantiser(flat)
         if weights.commitment:
             terms["commitment"] = self.quantiser.loss(flat, quantised)
@@ -127,10 +141,20 @@ class SparCodeNetwork(CrossNetwork):
         overlaps = [shared_codes(squared_distances(part, book)) for part, book in zip(parts, books, strict=True)]
         return torch.stack(overlaps).mean()
 
+    def rows(self, tokens: Tensor) -> Tensor:
+        """Tokens ``(users, tokens, dim)`` as the quantiser takes them: one by one, or a user's side by side."""
+        return tokens.flatten(0, 1) if self.config.codebook.shared else tokens.flatten(1)
+
+    @property
+    def books(self) -> Tensor:
+        """The codebooks, ``(codebooks, parts, codes, width)``."""
+        return self.quantiser.codebooks.detach().unflatten(0, (self.config.codebooks, -1))
+
     def tuples(self, tokens: Tensor) -> Tensor:
         """Numbers of the nearest tuples of tokens ``(users, tokens, dim)``, ``(users, tokens)``."""
-        numbers = tuple_numbers(self.quantiser(tokens.flatten(0, 1)).codes, self.config.codebook.codes)
-        return numbers.view(tokens.shape[:2])
+        codes = self.quantiser(self.rows(tokens)).codes.view(*tokens.shape[:2], -1)
+        numbers, books = tuple_numbers(codes, self.config.codebook.codes), self.config.codebooks
+        return numbers + torch.arange(books, device=numbers.device) * (len(self.listed) // books)
 
     def weigh(self, vectors: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Lists to read after histories of item vectors, int64 ``(batch, tokens)``, and the weights of their places."""
@@ -141,12 +165,19 @@ class SparCodeNetwork(CrossNetwork):
     def list_tuples(self, numbers: Tensor) -> None:
         """Give these tuples lists, and no others; another tuple reads the list of the nearest of them."""
         self.listed.fill_(False).index_fill_(0, numbers.flatten(), True)
-        self.list_of.copy_(nearest_listed(self.listed.nonzero()[:, 0], self.quantiser.codebooks))
+        lists = [nearest_listed(listed, book) for listed, book in self._listed_by_book()]
+        before = np.cumsum([0, *(len(listed) for listed, _ in self._listed_by_book())])
+        self.list_of.copy_(torch.cat([of + int(begin) for of, begin in zip(lists, before[:-1], strict=True)]))
+
+    def _listed_by_book(self) -> list[tuple[Tensor, Tensor]]:
+        """The listed tuples of each codebook, numbered within it, and the codebook."""
+        listed = self.listed.view(self.config.codebooks, -1)
+        return [(mine.nonzero()[:, 0], book) for mine, book in zip(listed, self.books, strict=True)]
 
     @torch.no_grad()
     def postings(self, items: Tensor) -> ScorePostings:
         """The best items of every listed tuple by ``ReLU(E(tuple, i) + b)``, from item vectors ``(items, dim)``."""
-        words = tuple_words(self.listed.nonzero()[:, 0], self.quantiser.codebooks)
+        words = torch.cat([tuple_words(listed, book) for listed, book in self._listed_by_book()])
         length = min(self.config.list_length, len(items))
         best, scores = [], []
         for block in torch.split(words, max(1, BLOCK_SCORES // len(items))):
@@ -167,8 +198,8 @@ class SparCodeNetwork(CrossNetwork):
     def quantise(self, tokens: Tensor, epoch: int, seed: int) -> dict[str, Any]:
         """Start the codebook from tokens ``(users, tokens, dim)``, or keep it up; reports its health by part."""
         if not self.quantiser.started:
-            self.quantiser.start(tokens.flatten(0, 1), seed)
-        health = upkeep(self.quantiser, tokens.flatten(0, 1), epoch, seed)
+            self.quantiser.start(self.rows(tokens), seed)
+        health = upkeep(self.quantiser, self.rows(tokens), epoch, seed)
         return health | {"tokens/distinct": float(distinct_tuples(self.tuples(tokens)).float().mean())}
 
 
