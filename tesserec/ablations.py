@@ -114,7 +114,10 @@ STUDIES = {
         (
             Variant("tessera as it is", "tessera"),
             *(Variant(f"known interests count {w}", "tessera", policy={"known": w}) for w in (0.7, 0.5, 0.25, 0.1)),
-            *(Variant(f"a share of {share} explores", "tessera", policy={"explore": share}) for share in (0.1, 0.2, 0.4)),
+            *(
+                Variant(f"a share of {share} explores", "tessera", policy={"explore": share})
+                for share in (0.1, 0.2, 0.4)
+            ),
             Variant("posterior at temperature 2", "tessera", policy={"temperature": 2.0}),
         ),
         novel=True,

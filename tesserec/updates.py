@@ -77,8 +77,8 @@ def update_run(
 
     Counted models (popularity, item-kNN) are counted again. Trained models keep every weight: an item known before has
     the vector and the code that it had, a new one starts beside the items that it was met with and where its features
-    put it (see :func:`tesserec.models.warm.warm_start`). With ``fine_tune`` they then train on; codes may move, but keep their
-    identity, and ``churn`` says how many items changed over.
+    put it (see :func:`tesserec.models.warm.warm_start`). With ``fine_tune`` they then train on; codes may move, but
+    keep their identity, and ``churn`` says how many items changed over.
 
     Parameters
     ----------

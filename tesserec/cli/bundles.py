@@ -70,7 +70,9 @@ def recommend(
     ] = None,
     known: Annotated[
         float | None,
-        typer.Option(help="Weight of interests that the history touches; below 1, more of the list is new to the user."),
+        typer.Option(
+            help="Weight of interests that the history touches; below 1, more of the list is new to the user."
+        ),
     ] = None,
     top_p: Annotated[
         float | None, typer.Option(help="Exploit only the likeliest interests that hold this share, up to 1.")

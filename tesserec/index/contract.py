@@ -108,8 +108,9 @@ class Policy:
         the merge ``"probability"`` and the stated probability follow it; ``visit`` goes by the posterior in any case.
     known
         Weight of the interests that the history touches, above 0: their probability in the choice is multiplied by it,
-        then all are renormalised. 1 is neutral, less brings more items of interests that are new to the user; what
-        follows the temperature follows it too. See :func:`tesserec.index.exploration.reshaped`.
+        then all are renormalised. 1 is neutral, less brings more items of interests that are new to the user, above all
+        with reach ``"cell"``. What follows the temperature follows it too; see
+        :func:`tesserec.index.exploration.reshaped`.
     top_p
         Exploited interests come from the likeliest that together hold this share of the tempered posterior, above 0
         to 1. Exploration is not cut: it has its own share.
@@ -166,7 +167,9 @@ class Policy:
                 f"temperature = {self.temperature}; expected a number above 0, 1 for the model's posterior"
             )
         if not (math.isfinite(self.known) and self.known > 0):
-            raise ConfigError(f"known = {self.known}; expected a weight above 0, 1 to leave known interests as they are")
+            raise ConfigError(
+                f"known = {self.known}; expected a weight above 0, 1 to leave known interests as they are"
+            )
         if not 0.0 < self.top_p <= 1.0:
             raise ConfigError(f"top_p = {self.top_p}; expected a share above 0, up to 1 for all interests")
         if self.seed is not None and not 0 <= self.seed < 1 << 64:

@@ -149,9 +149,9 @@ def _check(postings: Postings, histories: Histories, k: int, policy: Policy) -> 
         )
     if policy.reshapes and not has_interests(postings):
         raise ConfigError(
-            f"temperature = {policy.temperature}, known = {policy.known}, top_p = {policy.top_p}, seed = {policy.seed}, "
-            "but this model has no interests that users share, so none to draw or weigh; leave them out, or use a model "
-            "with a codebook (sparc)"
+            f"temperature = {policy.temperature}, known = {policy.known}, top_p = {policy.top_p}, seed = {policy.seed}"
+            ", but this model has no interests that users share, so none to draw or weigh; leave them out, or use a "
+            "model with a codebook (sparc)"
         )
     if policy.reach == "cell" and not isinstance(postings, VectorPostings):
         raise ConfigError("reach = 'cell', but the items of this model lie in no cells; leave reach at 'catalogue'")

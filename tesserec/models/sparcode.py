@@ -27,10 +27,9 @@ from tesserec.models.all_to_all import (
 )
 from tesserec.models.neural import FitTask, NeuralRetriever
 from tesserec.nn.codebook import upkeep
-from tesserec.nn.estimators import squared_distances
 from tesserec.nn.product import ProductQuantiser
 from tesserec.nn.quantisers import CodebookConfig
-from tesserec.nn.tokens import distinct_tuples, nearest_listed, shared_codes, tuple_numbers, tuple_words
+from tesserec.nn.tokens import agreement, nearest_listed, tuple_numbers, tuple_words
 
 MOST_TUPLES = 1 << 22
 """Tuples that can be named: each takes four bytes in a table that finds its list."""
@@ -63,12 +62,9 @@ class SparCodeWeights(CrossWeights):
     ----------
     commitment
         Draws tokens to their codewords (beta).
-    diversity
-        Keeps the tokens of a user from taking the same codes (ours).
     """
 
     commitment: float = Field(1.0, ge=0)
-    diversity: float = Field(0.0, ge=0)
 
 
 class SparCodeConfig(AllToAllConfig):
@@ -101,10 +97,15 @@ class SparCodeConfig(AllToAllConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.encoder.dim % self.codebook.levels:
+            raise ValueError(
+                f"codebook.levels = {self.codebook.levels} parts do not divide encoder.dim = {self.encoder.dim}; "
+                "choose a divisor of it"
+            )
         if self.tuples > MOST_TUPLES:
             raise ValueError(
                 f"codebook.codes = {self.codebook.codes} in codebook.levels = {self.codebook.levels} parts make "
-                f"{self.tuples} tuples, more than {MOST_TUPLES} can be listed; use fewer of either"
+                f"{self.tuples} tuples of {self.codebooks} codebooks, more than {MOST_TUPLES} can be listed; use fewer"
             )
         return self
 
@@ -128,18 +129,10 @@ class SparCodeNetwork(CrossNetwork):
         flat, weights, terms = self.rows(tokens), self.config.weights, {}
         quantised = self.quantiser(flat)
         if weights.commitment:
-            terms["commitment"] = self.quantiser.loss(flat, quantised)
-        if weights.diversity:
-            terms["diversity"] = self._shared_codes(tokens)
+            terms["commitment"] = self.quantiser.loss(flat, quantised) / self.config.codebooks  # of a token, on average
         if self.training:
             self.quantiser.update(quantised)
         return quantised.straight_through(flat).view(tokens.shape), terms
-
-    def _shared_codes(self, tokens: Tensor) -> Tensor:
-        books = self.quantiser.codebooks.detach()
-        parts = torch.split(tokens.float(), books.shape[-1], -1)
-        overlaps = [shared_codes(squared_distances(part, book)) for part, book in zip(parts, books, strict=True)]
-        return torch.stack(overlaps).mean()
 
     def rows(self, tokens: Tensor) -> Tensor:
         """Tokens ``(users, tokens, dim)`` as the quantiser takes them: one by one, or a user's side by side."""
@@ -199,8 +192,10 @@ class SparCodeNetwork(CrossNetwork):
         """Start the codebook from tokens ``(users, tokens, dim)``, or keep it up; reports its health by part."""
         if not self.quantiser.started:
             self.quantiser.start(self.rows(tokens), seed)
-        health = upkeep(self.quantiser, self.rows(tokens), epoch, seed)
-        return health | {"tokens/distinct": float(distinct_tuples(self.tuples(tokens)).float().mean())}
+        rows = self.rows(tokens)
+        health = upkeep(self.quantiser, rows, epoch, seed)
+        lost = (rows - self.quantiser(rows).rebuilt).view(tokens.shape)
+        return health | {"tokens/agreement": float(agreement(lost))}
 
 
 class TupleSide:

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from itertools import permutations
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -122,9 +121,7 @@ def test_a_list_of_less_known_interests_is_that_of_a_user_side_that_believes_so(
         found = asked.retrieve(many, 5, weighed)
         believed = reshaped(posterior, known, weighed)
         for row in range(len(many)):
-            side = SimpleNamespace(
-                read=asked.side.read, encode=lambda h, row=row: believing(asked.side, h, believed[row])
-            )
+            side = Believing(asked.side, believed[row])
             alone = many.take(np.array([row]))
             expected = retrieve(side, asked.postings, alone, 5, replace(weighed, known=1.0), exclude_seen=True)
             np.testing.assert_array_equal(found.items[row], expected.items[0])
@@ -134,8 +131,14 @@ def test_a_list_of_less_known_interests_is_that_of_a_user_side_that_believes_so(
     assert shares[0] < shares[1] < shares[3]
 
 
-def believing(side, history, posterior):
-    return replace(side.encode(history), posterior=posterior[None])
+class Believing:
+    """A user side with another posterior."""
+
+    def __init__(self, side, posterior):
+        self.read, self.side, self.posterior = side.read, side, posterior
+
+    def encode(self, history):
+        return replace(self.side.encode(history), posterior=self.posterior[None])
 
 
 def test_propensity_counts_the_given_list():
