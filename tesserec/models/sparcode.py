@@ -141,13 +141,14 @@ class SparCodeNetwork(CrossNetwork):
     @property
     def books(self) -> Tensor:
         """The codebooks, ``(codebooks, parts, codes, width)``."""
-        return self.quantiser.codebooks.detach().unflatten(0, (self.config.codebooks, -1))
+        flat = self.quantiser.codebooks.detach()
+        return flat.view(self.config.codebooks, -1, *flat.shape[1:])
 
     def tuples(self, tokens: Tensor) -> Tensor:
         """Numbers of the nearest tuples of tokens ``(users, tokens, dim)``, ``(users, tokens)``."""
         codes = self.quantiser(self.rows(tokens)).codes.view(*tokens.shape[:2], -1)
-        numbers, books = tuple_numbers(codes, self.config.codebook.codes), self.config.codebooks
-        return numbers + torch.arange(books, device=numbers.device) * (len(self.listed) // books)
+        begins = torch.arange(0, len(self.listed), len(self.listed) // self.config.codebooks, device=codes.device)
+        return tuple_numbers(codes, self.config.codebook.codes) + begins
 
     def weigh(self, vectors: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Lists to read after histories of item vectors, int64 ``(batch, tokens)``, and the weights of their places."""
@@ -158,9 +159,11 @@ class SparCodeNetwork(CrossNetwork):
     def list_tuples(self, numbers: Tensor) -> None:
         """Give these tuples lists, and no others; another tuple reads the list of the nearest of them."""
         self.listed.fill_(False).index_fill_(0, numbers.flatten(), True)
-        lists = [nearest_listed(listed, book) for listed, book in self._listed_by_book()]
-        before = np.cumsum([0, *(len(listed) for listed, _ in self._listed_by_book())])
-        self.list_of.copy_(torch.cat([of + int(begin) for of, begin in zip(lists, before[:-1], strict=True)]))
+        lists, begin = [], 0
+        for listed, book in self._listed_by_book():
+            lists.append(begin + nearest_listed(listed, book))
+            begin += len(listed)
+        self.list_of.copy_(torch.cat(lists))
 
     def _listed_by_book(self) -> list[tuple[Tensor, Tensor]]:
         """The listed tuples of each codebook, numbered within it, and the codebook."""
@@ -239,18 +242,20 @@ class SparCodeTask(FitTask):
 class SparCode(NeuralRetriever):
     """SparCode-style retrieval (Su et al., SIGIR 2023), after the paper's figures and a third-party port.
 
-    From the paper: a user is K tokens; a product quantiser shared by all tokens, moved by moving averages and a
-    commitment loss, makes them tuples of codes; any pair encoder scores (tuple, item); ``y = sum_k ReLU(E(t_k, i) +
-    b)``. Since there are finitely many tuples, E is computed offline: each tuple has an inverted list of scored items,
-    and a request adds up K lists. A served score is the training score.
+    From the paper: a user is K tokens; a product quantiser, moved by moving averages and a commitment loss, makes them
+    tuples of codes; any pair encoder scores (tuple, item); ``y = sum_k ReLU(E(t_k, i) + b)``. Since there are finitely
+    many tuples, E is computed offline: each tuple has an inverted list of scored items, and a request adds up K lists.
+    A served score is the training score.
 
     Notes
     -----
-    Ours: what :class:`~tesserec.models.all_to_all.AllToAll` notes; k-means on tokens after the warm-up; gradients pass
-    the quantiser straight through, so the ranking loss reaches the tokenizer; dead codes restart after each epoch. b is
-    learned in training; each list keeps its ``list_length`` best items and loses the rest, which is a threshold of its
-    own for each tuple. Where there are more tuples than ``all_tuples``, those that training users have get lists, and
-    any other tuple reads the list of the nearest of these.
+    Ours: what :class:`~tesserec.models.all_to_all.AllToAll` notes; codebooks of its own for each token, so that K
+    divisions of users are added up, while tokens under one codebook for all, as in the paper's code
+    (``codebook.shared``), are drawn to the same codes until they say no more than one; k-means on tokens after the
+    warm-up; gradients pass the quantiser straight through, so the ranking loss reaches the tokenizer; dead codes
+    restart after each epoch. b is learned in training; each list keeps its ``list_length`` best items and loses the
+    rest, which is a threshold of its own for each tuple. Where there are more tuples than ``all_tuples``, those that
+    training users have get lists, and any other tuple reads the list of the nearest of these.
     """
 
     name = "sparcode"
