@@ -81,7 +81,8 @@ class Job:
 WINDOWS = ("encoder.kind=windows",)
 """The best encoder on validation users of Beauty for every model but those that read the history in their own way."""
 COSINE = ("normalise=true", "temperature=0.1", "training.learning_rate=0.003")
-CROSS = (*WINDOWS, "features=true", "pairs=1024")
+CROSS = (*WINDOWS, "features=true")
+CODES = ("tokens.count=4", "codebook.levels=1", "codebook.codes=1024", "weights.commitment=0.1")
 
 RIVALS = (
     Entry("popularity", "popularity"),
@@ -95,8 +96,8 @@ RIVALS = (
 CODEBOOKS = tuple(Entry(name, name, WINDOWS) for name in ("sparc", "gemirec", "tessera"))
 FEATURES = (
     Entry("two-tower, features", "two-tower", (*WINDOWS, "features=true")),
-    Entry("all-to-all, features", "all-to-all", (*CROSS, "tokens.count=1")),
-    Entry("sparcode, features", "sparcode", (*CROSS, "tokens.count=4", "codebook.codes=256")),
+    Entry("all-to-all, features", "all-to-all", (*CROSS, "pairs=1024", "tokens.count=1")),
+    Entry("sparcode, features", "sparcode", (*CROSS, *CODES)),
 )
 """The comparison of the SparCode paper, whose gain lies in features; on logs whose items have some."""
 SINGLE = (
@@ -114,7 +115,7 @@ RIVALS_BY_LABEL = [
 FEATURES_BY_LABEL = [one.label for one in FEATURES]
 CODEBOOKS_BY_LABEL = [one.label for one in ENTRIES if one.label not in RIVALS_BY_LABEL + FEATURES_BY_LABEL]
 UNTRAINED = ("popularity", "item-knn")
-WARM_UP = {"sparc": 0.6, "gemirec": 2 / 3, "tessera": 1 / 3, "sparcode": 1 / 3, "all-to-all": 1 / 3}
+WARM_UP = {"sparc": 0.6, "gemirec": 2 / 3, "tessera": 1 / 3, "sparcode": 2 / 3, "all-to-all": 1 / 3}
 """Share of the epochs in which a codebook method is still a single-vector model, unless that stalls before."""
 WITH_FEATURES = ("amazon-beauty/leave-one-out", "ml-1m/leave-one-out")
 PATIENCE = 5400

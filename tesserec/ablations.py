@@ -11,14 +11,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tesserec.errors import ConfigError, train_extra
 from tesserec.files import write_json
 from tesserec.runs import Run, train_run
 from tesserec.training.recipe import load_recipe
 
+if TYPE_CHECKING:
+    from tesserec.evaluation.result import Evaluation
+
 METRICS = ("recall@{k}", "ndcg@{k}", "coverage@{k}")
+NOVEL = "recall@{k}/novel"
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,17 @@ class Variant:
 
 @dataclass(frozen=True)
 class Study:
-    """A question and the variants that answer it; the first is what the others are compared with."""
+    """A question and the variants that answer it; the first is what the others are compared with.
+
+    Attributes
+    ----------
+    novel
+        Measure recall of targets in cells that the history has not touched, by the cells of the first variant, too.
+    """
 
     question: str
     variants: tuple[Variant, ...]
+    novel: bool = False
 
 
 def _soft_search(label: str, **policy: Any) -> Variant:
@@ -97,6 +108,19 @@ STUDIES = {
             Variant("network over codes, tabulated (SparCode)", "sparcode"),
             Variant("network over user and item (all-to-all, no index)", "all-to-all"),
         ),
+    ),
+    "novelty": Study(
+        "What does it cost to find more of what is new to a user?",
+        (
+            Variant("tessera as it is", "tessera"),
+            *(Variant(f"known interests count {w}", "tessera", policy={"known": w}) for w in (0.7, 0.5, 0.25, 0.1)),
+            *(
+                Variant(f"a share of {share} explores", "tessera", policy={"explore": share})
+                for share in (0.1, 0.2, 0.4)
+            ),
+            Variant("posterior at temperature 2", "tessera", policy={"temperature": 2.0}),
+        ),
+        novel=True,
     ),
     "interests": Study(
         "What do several interests add to one?",
@@ -154,17 +178,20 @@ def ablate(
     from tesserec.evaluation.protocol import evaluate
     from tesserec.evaluation.significance import compare
 
-    variants = _checked(study, sets)
-    evaluations = {}
+    variants, novel = _checked(study, sets), STUDIES[study].novel
+    evaluations: dict[str, Evaluation] = {}
+    cells = None
     for variant in variants:
         if report:
             report(variant.label)
         run = _trained(dataset, variant, Path(out), sets, seed, progress)
         searcher = run.model.searcher
+        cells = searcher.cells if novel and cells is None else cells
         retrieve = partial(searcher.retrieve, policy=replace(searcher.policy, **variant.policy))
-        evaluations[variant.label] = evaluate(retrieve, run.dataset(dataset), ks=ks)
-    shown = [name.format(k=k) for k in ks for name in METRICS]
-    paired = compare(evaluations, [f"recall@{k}" for k in ks]).table.to_dicts()
+        evaluations[variant.label] = evaluate(retrieve, run.dataset(dataset), ks=ks, cells=cells)
+    shown = [name.format(k=k) for k in ks for name in (*METRICS, *((NOVEL,) if novel else ()))]
+    tested = [name.format(k=k) for k in ks for name in ("recall@{k}", *((NOVEL,) if novel else ()))]
+    paired = compare(evaluations, tested).table.to_dicts()
     first = next(iter(evaluations.values()))
     result = {
         "study": study,

@@ -76,9 +76,9 @@ def update_run(
     """Bring a run up to date with new interactions and items.
 
     Counted models (popularity, item-kNN) are counted again. Trained models keep every weight: an item known before has
-    the vector and the code that it had, a new one starts beside the items that it was met with (see
-    :func:`tesserec.models.warm.warm_start`). With ``fine_tune`` they then train on; codes may move, but keep their
-    identity, and ``churn`` says how many items changed over.
+    the vector and the code that it had, a new one starts beside the items that it was met with and where its features
+    put it (see :func:`tesserec.models.warm.warm_start`). With ``fine_tune`` they then train on; codes may move, but
+    keep their identity, and ``churn`` says how many items changed over.
 
     Parameters
     ----------

@@ -68,6 +68,12 @@ def recommend(
     temperature: Annotated[
         float | None, typer.Option(help="Flattens (above 1) or sharpens the posterior that interests are chosen by.")
     ] = None,
+    known: Annotated[
+        float | None,
+        typer.Option(
+            help="Weight of interests that the history touches; below 1, more of the list is new to the user."
+        ),
+    ] = None,
     top_p: Annotated[
         float | None, typer.Option(help="Exploit only the likeliest interests that hold this share, up to 1.")
     ] = None,
@@ -90,6 +96,8 @@ def recommend(
 
         tesserec recommend bundles --history i00012,i00345 --explore 0.2 --json
 
+        tesserec recommend bundles --history i00012,i00345 --known 0.5
+
         tesserec recommend bundles --history i00012,i00345 --temperature 2 --seed 7
 
     What no option says is as the model would have it.
@@ -98,7 +106,7 @@ def recommend(
     if k > len(searcher.catalogue):
         raise UserError(f"-k {k} is more than the {len(searcher.catalogue)} items of the catalogue; ask for fewer")
     policy: dict[str, Any] = {"interests": interests, "merge": merge, "shares": shares, "select": select}
-    policy |= {"temperature": temperature, "top_p": top_p, "seed": seed, "repeats": repeats}
+    policy |= {"temperature": temperature, "known": known, "top_p": top_p, "seed": seed, "repeats": repeats}
     policy |= {"new_share": new_share}
     candidates = searcher.recommend([ids], k, explore=explore, visit=visit, **policy)
     if candidates.is_empty():

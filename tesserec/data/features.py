@@ -33,20 +33,20 @@ class ItemFeatures:
     multi
         Codes of each multi-categorical column, one row an item, in the order of the table; an item without any has an
         empty row.
-    sizes
-        Codes of each categorical and multi column, the missing code included.
     numeric
         ``(items, columns)``: every numeric column with mean 0 and deviation 1 over the items that have it and 0
         elsewhere, then a 0/1 column for each that has missing values.
     vector
         ``(items, dim)``: the vector columns side by side, as given; zero where missing.
+    vocabulary
+        What they were read by, and later items are to be.
     """
 
     categorical: dict[str, Items]
     multi: dict[str, Histories]
-    sizes: dict[str, int]
     numeric: Floats
     vector: Floats
+    vocabulary: Vocabulary
 
     @classmethod
     def from_dataset(cls, dataset: Dataset) -> ItemFeatures:
@@ -68,6 +68,11 @@ class ItemFeatures:
         return len(self.numeric)
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Codes of each categorical and multi column, the missing code included."""
+        return {name: len(values) + 1 for name, values in self.vocabulary.values.items()}
+
+    @property
     def numbers(self) -> Floats:
         """Numeric and vector columns side by side, ``(items, numbers)``."""
         return np.concatenate([self.numeric, self.vector], axis=1)
@@ -84,7 +89,7 @@ class ItemFeatures:
         for name, rows in self.multi.items():
             arrays |= {f"multi/{name}": rows.values, f"offsets/{name}": np.append(rows.starts, rows.stops[-1:])}
         contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        save_file(contiguous, Path(folder) / FILE, metadata={"sizes": json.dumps(self.sizes)})
+        save_file(contiguous, Path(folder) / FILE, metadata={"vocabulary": json.dumps(self.vocabulary.to_json())})
 
     @classmethod
     def open(cls, folder: Path) -> ItemFeatures:
@@ -98,7 +103,7 @@ class ItemFeatures:
         path = Path(folder) / FILE
         try:
             with safe_open(path, framework="numpy") as file:
-                sizes = json.loads(file.metadata()["sizes"])
+                vocabulary = Vocabulary.from_json(json.loads(file.metadata()["vocabulary"]))
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except Exception as error:
             raise ArtefactError(f"{path} cannot be read ({error}); write the directory again") from error
@@ -107,7 +112,7 @@ class ItemFeatures:
             for name in _under(arrays, "multi")
         }
         categorical = {name: arrays[f"categorical/{name}"] for name in _under(arrays, "categorical")}
-        return cls(categorical, multi, sizes, arrays["numeric"], arrays["vector"])
+        return cls(categorical, multi, arrays["numeric"], arrays["vector"], vocabulary)
 
 
 @dataclass(frozen=True)
@@ -170,9 +175,9 @@ class Vocabulary:
         return ItemFeatures(
             {name: self._codes(name, table[name]) for name in self.values if name not in self.multi},
             multi,
-            {name: len(values) + 1 for name, values in self.values.items()},
             _side_by_side(scaled + absent, table.height),
             _side_by_side([self._vector(name, table) for name in self.widths], table.height),
+            self,
         )
 
     @property

@@ -109,6 +109,11 @@ class Policy:
     temperature
         The choice goes by ``p(c | u)^(1/temperature)``, renormalised: above 1 flatter, below 1 sharper. Draws, quotas,
         the merge ``"probability"`` and the stated probability follow it; ``visit`` goes by the posterior in any case.
+    known
+        Weight of the interests that the history touches, above 0: their probability in the choice is multiplied by it,
+        then all are renormalised. 1 is neutral, less brings more items of interests that are new to the user, above all
+        with reach ``"cell"``. What follows the temperature follows it too; see
+        :func:`tesserec.index.exploration.reshaped`.
     top_p
         Exploited interests come from the likeliest that together hold this share of the tempered posterior, above 0
         to 1. Exploration is not cut: it has its own share.
@@ -132,6 +137,7 @@ class Policy:
     recall: float | None = None
     max_items: int | None = None
     temperature: float = 1.0
+    known: float = 1.0
     top_p: float = 1.0
     seed: int | None = None
     repeats: int = 100
@@ -164,6 +170,10 @@ class Policy:
             raise ConfigError(
                 f"temperature = {self.temperature}; expected a number above 0, 1 for the model's posterior"
             )
+        if not (math.isfinite(self.known) and self.known > 0):
+            raise ConfigError(
+                f"known = {self.known}; expected a weight above 0, 1 to leave known interests as they are"
+            )
         if not 0.0 < self.top_p <= 1.0:
             raise ConfigError(f"top_p = {self.top_p}; expected a share above 0, up to 1 for all interests")
         if self.seed is not None and not 0 <= self.seed < 1 << 64:
@@ -174,14 +184,14 @@ class Policy:
             raise ConfigError(f"repeats = {self.repeats}; expected 0 or more draws")
         if self.select == "history" and self.reshapes:
             raise ConfigError(
-                "select = 'history' with temperature, top_p or seed, but these go by the posterior; "
+                "select = 'history' with temperature, known, top_p or seed, but these go by the posterior; "
                 "set select = 'posterior' with them"
             )
 
     @property
     def reshapes(self) -> bool:
         """Whether interests are chosen by other than the model's own posterior, or at random."""
-        return self.temperature != 1.0 or self.top_p != 1.0 or self.seed is not None
+        return (self.temperature, self.known, self.top_p, self.seed) != (1.0, 1.0, 1.0, None)
 
     def to_dict(self) -> dict[str, Any]:
         """All settings, as :meth:`from_dict` reads them and JSON can hold them."""

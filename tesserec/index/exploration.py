@@ -38,6 +38,27 @@ def tempered(posterior: Floats, temperature: float) -> Floats:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
 
+def reshaped(posterior: Floats, known: NDArray[np.bool_], policy: Policy) -> Floats:
+    """The posterior that interests are chosen by: tempered, and with known ones weighed by ``policy.known``.
+
+    Where the posterior is right, no list brings more clicks for its share of clicks on new interests: a click on an
+    interest that is new to the user then counts ``1 / known`` times as much, and the likeliest items are those of
+    largest expected worth (ours).
+
+    Parameters
+    ----------
+    posterior
+        ``(users, codes)``.
+    known
+        Interests that the history touches, ``(users, codes)``.
+    """
+    shares = tempered(posterior, policy.temperature)
+    if policy.known == 1.0:
+        return shares
+    weighed = np.where(known, shares * np.float32(policy.known), shares)
+    return np.asarray(weighed / weighed.sum(axis=1, keepdims=True), np.float32)
+
+
 def race_weights(posterior: Floats, histories: Histories, seed: int, draws: int) -> Floats:
     """Weights ``(users, draws, codes)`` whose K largest, for any K, are K codes drawn without replacement.
 

@@ -22,7 +22,7 @@ from tesserec.errors import ConfigError, DataError
 from tesserec.index.across import Request, search_across
 from tesserec.index.contract import Candidates, Elsewhere, Encoded, Floats, Policy, UserSide
 from tesserec.index.dense import best_of_all
-from tesserec.index.exploration import draws_of, propensity_of, race_weights, tempered
+from tesserec.index.exploration import draws_of, propensity_of, race_weights, reshaped
 from tesserec.index.filters import NOTHING, Bits, Blocked
 from tesserec.index.interests import Choice, choose, choose_from_history
 from tesserec.index.lists import sum_lists
@@ -144,8 +144,9 @@ def _check(postings: Postings, histories: Histories, k: int, policy: Policy) -> 
         )
     if policy.reshapes and not has_interests(postings):
         raise ConfigError(
-            f"temperature = {policy.temperature}, top_p = {policy.top_p}, seed = {policy.seed}, but this model has no "
-            "interests that users share, so none to draw; leave them out, or use a model with a codebook (sparc)"
+            f"temperature = {policy.temperature}, known = {policy.known}, top_p = {policy.top_p}, seed = {policy.seed}"
+            ", but this model has no interests that users share, so none to draw or weigh; leave them out, or use a "
+            "model with a codebook (sparc)"
         )
     if policy.reach == "cell" and not isinstance(postings, VectorPostings):
         raise ConfigError("reach = 'cell', but the items of this model lie in no cells; leave reach at 'catalogue'")
@@ -227,7 +228,8 @@ def _chosen(asked: _Asked, postings: VectorPostings, request: Request, draws: in
     if policy.select == "history":
         of_history = replace(histories, values=postings.cells_of(histories.values))
         return choose_from_history(of_history, postings.cells, policy, request.k)
-    posterior, known = tempered(asked.encoded.posterior, policy.temperature), known_cells(postings, histories)
+    known = known_cells(postings, histories)
+    posterior = reshaped(asked.encoded.posterior, known, policy)
     nucleus = None if policy.top_p == 1.0 else visited_cells(posterior, policy.top_p)
     if not draws:
         return choose(posterior, known, policy, request.k, nucleus=nucleus)

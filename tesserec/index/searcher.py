@@ -145,6 +145,7 @@ class Searcher:
         recall: float | None = None,
         max_items: int | None = None,
         temperature: float | None = None,
+        known: float | None = None,
         top_p: float | None = None,
         seed: int | None = None,
         repeats: int | None = None,
@@ -159,7 +160,8 @@ class Searcher:
 
         Parameters
         ----------
-        explore, visit, interests, merge, select, shares, recall, max_items, temperature, top_p, seed, repeats
+        explore, visit, interests, merge, select, shares, recall, max_items, temperature, known, top_p, seed,
+        repeats
             See :class:`tesserec.index.contract.Policy`.
         new_share
             See :class:`tesserec.index.contract.Policy`.
@@ -188,7 +190,7 @@ class Searcher:
         """
         given: dict[str, Any] = {"explore": explore, "visit": visit, "interests": interests}
         given |= {"merge": merge, "select": select, "shares": shares, "recall": recall, "max_items": max_items}
-        given |= {"temperature": temperature, "top_p": top_p, "seed": seed, "repeats": repeats}
+        given |= {"temperature": temperature, "known": known, "top_p": top_p, "seed": seed, "repeats": repeats}
         given |= {"new_share": new_share}
         policy = replace(self.policy, **{name: value for name, value in given.items() if value is not None})
         if diversify_by is not None and not diversity:

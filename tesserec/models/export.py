@@ -23,9 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tesserec.data.features import Vocabulary
 from tesserec.files import write_json
-from tesserec.index.catalogue import Catalogue
 from tesserec.models.network import Network
 
 if TYPE_CHECKING:
@@ -66,7 +64,7 @@ def export_network(network: Network, folder: Path) -> None:
     write_json(folder / "user_side.json", facts)
 
 
-def export_lists(network: SparCodeNetwork, catalogue: Catalogue, thresholds: NDArray[np.float32], folder: Path) -> None:
+def export_lists(network: SparCodeNetwork, thresholds: NDArray[np.float32], folder: Path) -> None:
     """Write ``tokens.onnx``, ``history.npy`` and ``user_side.json`` for a network that names lists of scored items.
 
     And the item side, with ``thresholds.npy``: what each list asks of a score, float32 ``(lists,)``.
@@ -86,12 +84,10 @@ def export_lists(network: SparCodeNetwork, catalogue: Catalogue, thresholds: NDA
     facts = {"max_length": network.config.encoder.max_length, "codes": int(network.listed.sum()), "dim": dim}
     write_json(folder / "user_side.json", {"kind": "onnx-codes", **facts})
     np.save(folder / "thresholds.npy", thresholds)
-    export_items(network, catalogue, folder, _Score(network), "scores")
+    export_items(network, folder, _Score(network), "scores")
 
 
-def export_items(
-    network: Network, catalogue: Catalogue, folder: Path, place: nn.Module | None = None, places: str = "cells"
-) -> None:
+def export_items(network: Network, folder: Path, place: nn.Module | None = None, places: str = "cells") -> None:
     """Write ``items.json``, ``place.onnx`` and, for a model that reads features, ``item_encoder.onnx``.
 
     With them an index gains items; see :class:`tesserec.index.item_side.ItemSide`. ``place`` turns raw vectors into
@@ -114,7 +110,7 @@ def export_items(
                 ["raw"],
                 ({0: batch}, tuple(lists)),
             )
-    vocabulary = None if features is None else Vocabulary.of(catalogue.table, catalogue.roles).to_json()
+    vocabulary = None if features is None else features.source.vocabulary.to_json()
     write_json(folder / "items.json", {"dim": dim, "vocabulary": vocabulary})
 
 

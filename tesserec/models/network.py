@@ -144,7 +144,7 @@ class Network(nn.Module):
         return {}
 
     def welcome(self, new: Tensor) -> None:
-        """Give codes to items ``(new,)`` that came after training; the codebook and the codes of others stay."""
+        """Give codes to items ``(new,)`` that came, or changed, after training; the codebook and other codes stay."""
 
 
 class TensorBatch:

@@ -163,7 +163,7 @@ class NeuralRetriever(Retriever):
         from tesserec.models.export import export_items, export_network
 
         export_network(self.network, folder)
-        export_items(self.network, self.catalogue, folder)
+        export_items(self.network, folder)
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -27,10 +27,9 @@ from tesserec.models.all_to_all import (
 )
 from tesserec.models.neural import FitTask, NeuralRetriever
 from tesserec.nn.codebook import upkeep
-from tesserec.nn.estimators import squared_distances
 from tesserec.nn.product import ProductQuantiser
 from tesserec.nn.quantisers import CodebookConfig
-from tesserec.nn.tokens import distinct_tuples, nearest_listed, shared_codes, tuple_numbers, tuple_words
+from tesserec.nn.tokens import agreement, nearest_listed, tuple_numbers, tuple_words
 
 MOST_TUPLES = 1 << 22
 """Tuples that can be named: each takes four bytes in a table that finds its list."""
@@ -43,10 +42,17 @@ TOKEN_USERS = 1024
 
 
 class TokenCodebookConfig(CodebookConfig):
-    """Size of the codebook of tokens and what moves it; see :class:`~tesserec.nn.quantisers.CodebookConfig`."""
+    """Size of the codebooks of tokens and what moves them; see also :class:`~tesserec.nn.quantisers.CodebookConfig`.
+
+    Attributes
+    ----------
+    shared
+        One codebook for all tokens of a user, as in the paper's code, rather than one for each place of a token.
+    """
 
     codes: int = Field(64, ge=2)
     update: Literal["gradient", "ema"] = "ema"
+    shared: bool = False
 
 
 class SparCodeWeights(CrossWeights):
@@ -56,12 +62,9 @@ class SparCodeWeights(CrossWeights):
     ----------
     commitment
         Draws tokens to their codewords (beta).
-    diversity
-        Keeps the tokens of a user from taking the same codes (ours).
     """
 
     commitment: float = Field(1.0, ge=0)
-    diversity: float = Field(0.0, ge=0)
 
 
 class SparCodeConfig(AllToAllConfig):
@@ -84,15 +87,25 @@ class SparCodeConfig(AllToAllConfig):
 
     @property
     def tuples(self) -> int:
-        """Tuples that tokens can take, N^M."""
-        return int(self.codebook.codes**self.codebook.levels)
+        """Tuples that tokens can take: N^M, for each place of a token that has a codebook of its own."""
+        return int(self.codebook.codes**self.codebook.levels) * self.codebooks
+
+    @property
+    def codebooks(self) -> int:
+        """Codebooks of M parts: one, or one a token."""
+        return 1 if self.codebook.shared else self.tokens.count
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.encoder.dim % self.codebook.levels:
+            raise ValueError(
+                f"codebook.levels = {self.codebook.levels} parts do not divide encoder.dim = {self.encoder.dim}; "
+                "choose a divisor of it"
+            )
         if self.tuples > MOST_TUPLES:
             raise ValueError(
                 f"codebook.codes = {self.codebook.codes} in codebook.levels = {self.codebook.levels} parts make "
-                f"{self.tuples} tuples, more than {MOST_TUPLES} can be listed; use fewer of either"
+                f"{self.tuples} tuples of {self.codebooks} codebooks, more than {MOST_TUPLES} can be listed; use fewer"
             )
         return self
 
@@ -105,32 +118,37 @@ class SparCodeNetwork(CrossNetwork):
 
     def __init__(self, items: int, config: SparCodeConfig, features: ItemFeatures | None) -> None:
         super().__init__(items, config, features)
-        self.quantiser = ProductQuantiser(config.codebook, config.encoder.dim)
+        parts = config.codebook.levels * config.codebooks
+        of_all = config.codebook.model_copy(update={"levels": parts})
+        self.quantiser = ProductQuantiser(of_all, config.encoder.dim * config.codebooks)
         self.register_buffer("listed", torch.zeros(config.tuples, dtype=torch.bool))
         self.register_buffer("list_of", torch.zeros(config.tuples, dtype=torch.int32))
 
     def prepare(self, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Tokens at their codewords with gradients passed straight through, and the quantiser's terms."""
-        flat, weights, terms = tokens.flatten(0, 1), self.config.weights, {}
+        flat, weights, terms = self.rows(tokens), self.config.weights, {}
         quantised = self.quantiser(flat)
         if weights.commitment:
-            terms["commitment"] = self.quantiser.loss(flat, quantised)
-        if weights.diversity:
-            terms["diversity"] = self._shared_codes(tokens)
+            terms["commitment"] = self.quantiser.loss(flat, quantised) / self.config.codebooks  # of a token, on average
         if self.training:
             self.quantiser.update(quantised)
         return quantised.straight_through(flat).view(tokens.shape), terms
 
-    def _shared_codes(self, tokens: Tensor) -> Tensor:
-        books = self.quantiser.codebooks.detach()
-        parts = torch.split(tokens.float(), books.shape[-1], -1)
-        overlaps = [shared_codes(squared_distances(part, book)) for part, book in zip(parts, books, strict=True)]
-        return torch.stack(overlaps).mean()
+    def rows(self, tokens: Tensor) -> Tensor:
+        """Tokens ``(users, tokens, dim)`` as the quantiser takes them: one by one, or a user's side by side."""
+        return tokens.flatten(0, 1) if self.config.codebook.shared else tokens.flatten(1)
+
+    @property
+    def books(self) -> Tensor:
+        """The codebooks, ``(codebooks, parts, codes, width)``."""
+        flat = self.quantiser.codebooks.detach()
+        return flat.view(self.config.codebooks, -1, *flat.shape[1:])
 
     def tuples(self, tokens: Tensor) -> Tensor:
         """Numbers of the nearest tuples of tokens ``(users, tokens, dim)``, ``(users, tokens)``."""
-        numbers = tuple_numbers(self.quantiser(tokens.flatten(0, 1)).codes, self.config.codebook.codes)
-        return numbers.view(tokens.shape[:2])
+        codes = self.quantiser(self.rows(tokens)).codes.view(*tokens.shape[:2], -1)
+        begins = torch.arange(0, len(self.listed), len(self.listed) // self.config.codebooks, device=codes.device)
+        return tuple_numbers(codes, self.config.codebook.codes) + begins
 
     def weigh(self, vectors: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Lists to read after histories of item vectors, int64 ``(batch, tokens)``, and the weights of their places."""
@@ -141,7 +159,16 @@ class SparCodeNetwork(CrossNetwork):
     def list_tuples(self, numbers: Tensor) -> None:
         """Give these tuples lists, and no others; another tuple reads the list of the nearest of them."""
         self.listed.fill_(False).index_fill_(0, numbers.flatten(), True)
-        self.list_of.copy_(nearest_listed(self.listed.nonzero()[:, 0], self.quantiser.codebooks))
+        lists, begin = [], 0
+        for listed, book in self._listed_by_book():
+            lists.append(begin + nearest_listed(listed, book))
+            begin += len(listed)
+        self.list_of.copy_(torch.cat(lists))
+
+    def _listed_by_book(self) -> list[tuple[Tensor, Tensor]]:
+        """The listed tuples of each codebook, numbered within it, and the codebook."""
+        listed = self.listed.view(self.config.codebooks, -1)
+        return [(mine.nonzero()[:, 0], book) for mine, book in zip(listed, self.books, strict=True)]
 
     @torch.no_grad()
     def postings(self, items: Tensor) -> ScorePostings:
@@ -165,15 +192,17 @@ class SparCodeNetwork(CrossNetwork):
 
     def words(self) -> Tensor:
         """The codewords of every list, ``(lists, dim)``."""
-        return tuple_words(self.listed.nonzero()[:, 0], self.quantiser.codebooks)
+        return torch.cat([tuple_words(listed, book) for listed, book in self._listed_by_book()])
 
     @torch.no_grad()
     def quantise(self, tokens: Tensor, epoch: int, seed: int) -> dict[str, Any]:
         """Start the codebook from tokens ``(users, tokens, dim)``, or keep it up; reports its health by part."""
         if not self.quantiser.started:
-            self.quantiser.start(tokens.flatten(0, 1), seed)
-        health = upkeep(self.quantiser, tokens.flatten(0, 1), epoch, seed)
-        return health | {"tokens/distinct": float(distinct_tuples(self.tuples(tokens)).float().mean())}
+            self.quantiser.start(self.rows(tokens), seed)
+        rows = self.rows(tokens)
+        health = upkeep(self.quantiser, rows, epoch, seed)
+        lost = (rows - self.quantiser(rows).rebuilt).view(tokens.shape)
+        return health | {"tokens/agreement": float(agreement(lost))}
 
 
 class TupleSide:
@@ -217,18 +246,20 @@ class SparCodeTask(FitTask):
 class SparCode(NeuralRetriever):
     """SparCode-style retrieval (Su et al., SIGIR 2023), after the paper's figures and a third-party port.
 
-    From the paper: a user is K tokens; a product quantiser shared by all tokens, moved by moving averages and a
-    commitment loss, makes them tuples of codes; any pair encoder scores (tuple, item); ``y = sum_k ReLU(E(t_k, i) +
-    b)``. Since there are finitely many tuples, E is computed offline: each tuple has an inverted list of scored items,
-    and a request adds up K lists. A served score is the training score.
+    From the paper: a user is K tokens; a product quantiser, moved by moving averages and a commitment loss, makes them
+    tuples of codes; any pair encoder scores (tuple, item); ``y = sum_k ReLU(E(t_k, i) + b)``. Since there are finitely
+    many tuples, E is computed offline: each tuple has an inverted list of scored items, and a request adds up K lists.
+    A served score is the training score.
 
     Notes
     -----
-    Ours: what :class:`~tesserec.models.all_to_all.AllToAll` notes; k-means on tokens after the warm-up; gradients pass
-    the quantiser straight through, so the ranking loss reaches the tokenizer; dead codes restart after each epoch. b is
-    learned in training; each list keeps its ``list_length`` best items and loses the rest, which is a threshold of its
-    own for each tuple. Where there are more tuples than ``all_tuples``, those that training users have get lists, and
-    any other tuple reads the list of the nearest of these.
+    Ours: what :class:`~tesserec.models.all_to_all.AllToAll` notes; codebooks of its own for each token, so that K
+    divisions of users are added up, while tokens under one codebook for all, as in the paper's code
+    (``codebook.shared``), are drawn to the same codes until they say no more than one; k-means on tokens after the
+    warm-up; gradients pass the quantiser straight through, so the ranking loss reaches the tokenizer; dead codes
+    restart after each epoch. b is learned in training; each list keeps its ``list_length`` best items and loses the
+    rest, which is a threshold of its own for each tuple. Where there are more tuples than ``all_tuples``, those that
+    training users have get lists, and any other tuple reads the list of the nearest of these.
     """
 
     name = "sparcode"
@@ -273,4 +304,4 @@ class SparCode(NeuralRetriever):
         assert isinstance(lists, ScorePostings)
         full = np.diff(lists.offsets) == self.config.list_length
         thresholds = [lists.of(code)[1][-1] if full[code] else 0.0 for code in range(lists.codes)]
-        export_lists(self.network, self.catalogue, np.array(thresholds, "<f4"), folder)
+        export_lists(self.network, np.array(thresholds, "<f4"), folder)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from tesserec.data.dataset import Dataset
 from tesserec.data.histories import Histories
-from tesserec.errors import ConfigError
 from tesserec.index.catalogue import Catalogue
 from tesserec.models.neural import NeuralRetriever
 from tesserec.training.loop import device
@@ -22,31 +21,28 @@ def warm_start(trained: NeuralRetriever, dataset: Dataset) -> NeuralRetriever:
     """The trained model on another catalogue; no weight of it changes.
 
     Items keep their rows by id, in whatever order the dataset has them. A new item starts at the mean of the rows of
-    the items beside it in training histories, or at the mean of all rows where there is none, and gets the code that
-    the codebook as it is gives such a vector.
+    the items beside it in training histories, or at the mean of all rows where there is none, plus what its features
+    say where the model reads them, and gets the code that the codebook as it is gives such a vector. So does a known
+    item whose features are others now.
 
-    Raises
-    ------
-    ConfigError
-        If the model reads item features, whose vocabularies another catalogue may change.
+    Features are read by the vocabulary of the first training: a category that it lacks counts as missing until the
+    model is trained anew.
     """
-    if trained.config.features:
-        raise ConfigError(
-            f"{trained.name} was trained with features = true, and a new catalogue may change their vocabularies; "
-            "train again instead of updating"
-        )
     place = trained.catalogue.items.encode(dataset.items.values.to_list())
-    new = np.flatnonzero(place < 0)
+    known = torch.from_numpy(place >= 0).to(device())
     model = type(trained)(trained.config)
     model.catalogue = Catalogue.from_dataset(dataset)
-    model.network = model.network_class(len(dataset.items), model.config, None).to(device())
+    read = trained.network.items.features
+    features = None if read is None else read.source.vocabulary.read(dataset.item_table)
+    model.network = model.network_class(len(dataset.items), model.config, features).to(device())
     weights = trained.network.state_dict()
     rows = torch.from_numpy(np.maximum(place, 0).astype(np.int64)).to(device())
     weights |= {name: weights[name][rows] for name in model.network.per_item}
     table = weights["items.table.weight"]
-    table[new] = _beside(dataset.train, place, table)
+    table[~known] = _beside(dataset.train, place, table)
     model.network.load_state_dict(weights)
-    model.network.eval().welcome(torch.from_numpy(new).to(device()))
+    same = torch.isclose(model.network.items.all(), trained.network.items.all()[rows], atol=1e-5).all(-1)
+    model.network.eval().welcome((~(known & same)).nonzero()[:, 0])
     return model
 
 

@@ -20,9 +20,6 @@ from tesserec.nn.estimators import nearest
 BLOCK = 1024
 """Tuples whose nearest listed tuple is looked for at a time."""
 
-OFFSET = 0.3
-"""How far tokens start from each other, a coordinate, beside states of about 1 a coordinate."""
-
 
 class TokensConfig(BaseModel):
     """How a user becomes tokens.
@@ -48,16 +45,16 @@ class TokensConfig(BaseModel):
 
 
 class TokenMaps(nn.Linear):
-    """One linear map a token, which starts near the identity and apart from the others by an offset.
+    """One linear map a token, which starts near the identity.
 
-    Fresh tokens are then what they were made of, each moved a little. Random maps, which would tell them apart as well,
-    are harder to quantise: they spread what an encoder has made compact.
+    Fresh tokens are then nearly what they were made of. Random maps are harder to quantise: they spread what an encoder
+    has made compact.
     """
 
     def __init__(self, width: int, dim: int, count: int) -> None:
         super().__init__(width, count * dim)
         self.count = count
-        nn.init.normal_(self.bias, std=OFFSET if count > 1 else 0.0)
+        nn.init.zeros_(self.bias)
         if width == dim:
             with torch.no_grad():
                 self.weight.mul_(0.1).add_(torch.eye(dim).repeat(count, 1))
@@ -146,33 +143,17 @@ def build_tokenizer(tokens: TokensConfig, encoder: EncoderConfig) -> nn.Module:
     return TOKENIZERS[tokens.kind](tokens, encoder)
 
 
-def shared_codes(distances: Tensor) -> Tensor:
-    """How likely two tokens of a user take the same code, were they to choose softly; 0 for a single token.
+def agreement(lost: Tensor) -> Tensor:
+    """How much the tokens of a user lose the same by being quantised, mean cosine of pairs; at 1 several say no more.
 
     Parameters
     ----------
-    distances
-        Squared distances of tokens to codes, ``(users, tokens, codes)``.
-
-    Returns
-    -------
-    Tensor
-        Scalar, 0 to 1: the mean over users and pairs of tokens of the cosine between their softmaxes of minus the
-        distance, in units of the mean distance of a token to its nearest code.
+    lost
+        Tokens less their codewords, ``(users, tokens, dim)``.
     """
-    count = distances.shape[1]
-    if count == 1:
-        return distances.sum() * 0
-    unit = distances.detach().amin(-1).mean().clamp_min(1e-6)
-    chosen = F.normalize(torch.softmax(-distances / unit, -1), dim=-1)
-    pairs = chosen.sum(1).square().sum(-1) - count
-    return pairs.mean() / (count * (count - 1))
-
-
-def distinct_tuples(numbers: Tensor) -> Tensor:
-    """How many different tuples each user has, ``(users,)``, from their numbers ``(users, tokens)``."""
-    ordered = numbers.sort(-1).values
-    return 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(-1)
+    count = lost.shape[1]
+    pairs = F.normalize(lost, dim=-1).sum(1).square().sum(-1) - count
+    return pairs.mean() / max(count * (count - 1), 1)
 
 
 def tuple_numbers(codes: Tensor, size: int) -> Tensor:

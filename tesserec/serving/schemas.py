@@ -48,6 +48,7 @@ class PolicySettings(Strict, frozen=True):
     recall: Annotated[float, Meta(gt=0, lt=1)] | None = None
     max_items: Annotated[int, Meta(ge=1, le=1 << 31)] | None = None
     temperature: Annotated[float, Meta(gt=0, le=1000)] | None = None
+    known: Annotated[float, Meta(gt=0, le=1000)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     seed: Annotated[int, Meta(ge=0, lt=1 << 53)] | None = None
     repeats: Annotated[int, Meta(ge=0, le=MOST_REPEATS)] | None = None

@@ -28,6 +28,7 @@ def network(tmp_path_factory):
         {"select": "history", "merge": "max"},
         {"explore": 0.4, "visit": 0.5},
         {"temperature": 2.0, "top-p": 0.9, "seed": 7, "repeats": 20},
+        {"known": 0.2, "merge": "probability"},
     ],
 )
 def test_options_do_what_the_same_words_do_in_python(network, policy):

@@ -50,7 +50,10 @@ TESSERA = [*QUICK, "training.epochs=5", "codes=8", "warmup_epochs=2", "settle_ep
 GEMIREC = [*QUICK, "training.epochs=5", "codebook.codes=4", "warmup_epochs=3"]
 
 
-@pytest.mark.parametrize(("model", "settings"), [("sparc", QUICK_SPARC), ("tessera", TESSERA), ("gemirec", GEMIREC)])
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [("sparc", QUICK_SPARC), ("tessera", [*TESSERA, "features=true"]), ("gemirec", GEMIREC)],
+)
 def test_known_items_keep_vectors_and_codes_and_new_ones_are_found(log, shop, later, tmp_path, model, settings):
     before = trained(shop, model, tmp_path / "run", settings)
     told = ["--interactions", later, "--items", items_of(log, tmp_path), "--json"]
@@ -85,6 +88,32 @@ def test_fine_tuning_goes_on_where_training_ended_and_reports_churn(log, shop, l
     run_cli("evaluate", tmp_path / "next")
     again = ["--interactions", later, "--out", tmp_path / "third", "--json"]
     assert json.loads(run_cli("update", tmp_path / "next", *again))["events"] == 0
+
+
+def test_features_are_read_as_in_training_however_often_a_model_is_updated(log, shop, later, tmp_path):
+    before = trained(shop, "sparc", tmp_path / "run", [*QUICK_SPARC, "features=true"])
+    old = load_run(before).model
+    table = pl.read_parquet(log[1])
+    names = table["category"].unique().sort().to_list()
+    turned = table.filter(pl.col("category") == names[0]).head(1)
+    fresh = pl.DataFrame(
+        [("new-a", "A", names[1], ["rare", "unheard"]), ("new-b", "B", "Unheard", None)], table.schema, orient="row"
+    )
+    pl.concat([fresh, turned.with_columns(category=pl.lit(names[2]))]).write_parquet(tmp_path / "items.parquet")
+    told = ["--interactions", later, "--items", tmp_path / "items.parquet", "--json"]
+    done = json.loads(run_cli("update", before, *told, "--out", tmp_path / "next"))
+    assert done["items"] == 2
+    assert done["moved"] <= 1  # the item whose category is another now
+    new = load_run(tmp_path / "next").model
+    place = new.catalogue.items.encode(["new-a", "new-b", turned["item_id"][0]])
+    features = new.network.items.features.source
+    assert features.vocabulary == old.network.items.features.source.vocabulary
+    assert features.categorical["category"][place].tolist() == [2, 0, 3]
+    assert (features.padded()["tags"][place[:2]] > 0).sum(1).tolist() == [1, 0]
+    run_cli("update", tmp_path / "next", *told, "--out", tmp_path / "third", "--fine-tune", 1)
+    third = load_run(tmp_path / "third").model.network.items.features.source
+    assert third.vocabulary == features.vocabulary
+    assert third.categorical["category"].tolist() == features.categorical["category"].tolist()
 
 
 def test_counted_models_equal_a_count_of_everything(log, shop, later, tmp_path):

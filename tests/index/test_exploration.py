@@ -10,8 +10,10 @@ import pytest
 from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError
 from tesserec.index.contract import Policy
-from tesserec.index.exploration import propensity_of, race_weights, tempered
+from tesserec.index.exploration import propensity_of, race_weights, reshaped, tempered
 from tesserec.index.filters import Filter
+from tesserec.index.search import retrieve
+from tesserec.index.visiting import known_cells
 from tests.index.test_searcher import popularity
 from tests.index.world import histories, searcher
 
@@ -100,6 +102,45 @@ def test_temperature_and_top_p_by_hand():
     np.testing.assert_array_equal(cold.items, best.items)
 
 
+def test_known_interests_count_less_by_hand():
+    posterior, known = np.array([[0.6, 0.3, 0.1]], np.float32), np.array([[True, False, False]])
+    assert reshaped(posterior, known, Policy()) is posterior
+    np.testing.assert_allclose(reshaped(posterior, known, Policy(known=0.5)), [[3 / 7, 3 / 7, 1 / 7]], rtol=1e-6)
+    everything = np.ones_like(known)
+    np.testing.assert_allclose(reshaped(posterior, everything, Policy(known=0.01)), posterior, rtol=1e-6)
+
+
+def test_a_list_of_less_known_interests_is_that_of_a_user_side_that_believes_so():
+    asked, many = searcher(1), histories(2, 40, 60, longest=4)
+    cells, policy = asked.postings.cells_of(np.arange(60)), Policy(interests=6, reach="cell", normalise=True)
+    known = known_cells(asked.postings, many)
+    posterior = asked.side.encode(many).posterior
+    shares = []
+    for weight in (4.0, 1.0, 0.1, 1e-6):
+        weighed = replace(policy, merge="probability", known=weight)
+        found = asked.retrieve(many, 5, weighed)
+        believed = reshaped(posterior, known, weighed)
+        for row in range(len(many)):
+            side = Believing(asked.side, believed[row])
+            alone = many.take(np.array([row]))
+            expected = retrieve(side, asked.postings, alone, 5, replace(weighed, known=1.0), exclude_seen=True)
+            np.testing.assert_array_equal(found.items[row], expected.items[0])
+        new = [~np.isin(cells[items], cells[np.asarray(h)]) for items, h in zip(found.items, many, strict=True)]
+        shares.append(np.mean(new))
+    assert shares == sorted(shares)
+    assert shares[0] < shares[1] < shares[3]
+
+
+class Believing:
+    """A user side with another posterior."""
+
+    def __init__(self, side, posterior):
+        self.read, self.side, self.posterior = side.read, side, posterior
+
+    def encode(self, history):
+        return replace(self.side.encode(history), posterior=self.posterior[None])
+
+
 def test_propensity_counts_the_given_list():
     lists = np.array([[3, 1], [1, -1], [4, 5]], np.int32)
     np.testing.assert_allclose(propensity_of(np.array([1, 9, -1], np.int32), lists), [3 / 4, 1 / 4, np.nan])
@@ -124,11 +165,12 @@ def test_settings_survive_json_and_bad_ones_are_named():
         ({"temperature": 0}, "temperature = 0"),
         ({"temperature": float("nan")}, "temperature = nan"),
         ({"top_p": 0.0}, "top_p = 0.0"),
+        ({"known": 0}, "known = 0; expected a weight above 0"),
         ({"seed": -1}, "seed = -1"),
         ({"repeats": -1}, "repeats = -1"),
         ({"normalise": 1}, "normalise = 1; expected true or false"),
         ({"merge": 1}, "merge = 1; expected a word"),
-        ({"select": "history", "seed": 1}, "select = 'history' with temperature, top_p or seed"),
+        ({"select": "history", "seed": 1}, "select = 'history' with temperature, known, top_p or seed"),
     ]:
         with pytest.raises(ConfigError, match=message):
             Policy.from_dict(settings)

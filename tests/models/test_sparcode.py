@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tesserec.data.features import ItemFeatures
-from tesserec.errors import ConfigError, UserError
+from tesserec.errors import UserError
 from tesserec.evaluation.metrics import recall
 from tesserec.index.bundle import Bundle
 from tesserec.index.catalogue import Catalogue
@@ -14,10 +14,10 @@ from tesserec.index.living import add_items
 from tesserec.models.all_to_all import CrossNetwork, HistoryVectors
 from tesserec.models.publish import publish_bundle
 from tesserec.models.sparcode import SparCode, SparCodeConfig
-from tesserec.nn.tokens import tuple_words
+from tesserec.nn.tokens import agreement, tuple_words
 from tests.models.worlds import dataset, fitted, settings
 
-TERMS = ("cross", "single", "commitment", "diversity")
+TERMS = ("cross", "single", "commitment")
 
 
 def config(**changes):
@@ -38,7 +38,7 @@ def started(**changes):
             each += 0.3 * torch.randn_like(each)
         torch.nn.init.normal_(model.network.scorer.weight, std=0.1)
     model.network.warm.fill_(True)
-    model.network.quantiser.start(model.tokens(task.sample).flatten(0, 1), seed=0)
+    model.network.quantiser.start(model.network.rows(model.tokens(task.sample)), seed=0)
     return model, task, next(task.batches.epoch(0))
 
 
@@ -70,32 +70,36 @@ def test_ranking_reaches_the_tokenizer_through_the_codes():
     assert "quantiser.codebooks" not in moved
 
 
-def test_tokens_are_scored_at_their_nearest_codewords():
-    model, task, _ = started()
+@pytest.mark.parametrize("shared", [True, False])
+def test_tokens_are_scored_at_their_nearest_codewords(shared):
+    model, task, _ = started(codebook={"shared": shared})
     tokens = model.tokens(task.sample)[:20]
     quantised, _ = model.network.eval().prepare(tokens)
-    for part, book in enumerate(model.network.quantiser.codebooks.detach()):
-        width = book.shape[1]
-        of_part = slice(part * width, (part + 1) * width)
-        nearest = (tokens[..., None, of_part] - book).square().sum(-1).argmin(-1)
-        assert torch.allclose(quantised[..., of_part], book[nearest], atol=1e-5)
+    assert torch.allclose(quantised, nearest_words(tokens, model.network.books), atol=1e-5)
 
 
-def test_score_and_commitment_see_the_same_codewords_and_the_averages_move_them_afterwards():
-    model, task, _ = started()
+@pytest.mark.parametrize("shared", [True, False])
+def test_score_and_commitment_see_the_same_codewords_and_the_averages_move_them_afterwards(shared):
+    model, task, _ = started(codebook={"shared": shared})
     tokens = model.tokens(task.sample) + 0.1
     network = model.network.train()
-    before = network.quantiser.codebooks.detach().clone()
+    before = network.books.clone()
     scored, terms = network.prepare(tokens)
     assert torch.allclose(terms["commitment"], (tokens - scored).square().sum(-1).mean(), rtol=1e-4)
-    words = torch.cat([book[code] for book, code in zip(before, codes_of(network, tokens, before), strict=True)], -1)
-    assert torch.allclose(scored.flatten(0, 1), words, atol=1e-5)
-    assert not torch.equal(before, network.quantiser.codebooks)
+    assert torch.allclose(scored, nearest_words(tokens, before), atol=1e-5)
+    assert not torch.equal(before, network.books)
 
 
-def codes_of(network, tokens, books):
-    parts = tokens.flatten(0, 1).unflatten(-1, (len(books), -1)).unbind(1)
-    return [torch.cdist(part, book).argmin(-1) for part, book in zip(parts, books, strict=True)]
+def nearest_words(tokens, books):
+    """Codewords ``(users, tokens, dim)`` of tokens, part by part, from ``(codebooks, parts, codes, width)``."""
+    found = []
+    for token in range(tokens.shape[1]):
+        book = books[token % len(books)]
+        parts = tokens[:, token].unflatten(-1, (len(book), -1)).unbind(1)
+        found.append(
+            torch.cat([codes[torch.cdist(x, codes).argmin(-1)] for x, codes in zip(parts, book, strict=True)], 1)
+        )
+    return torch.stack(found, 1)
 
 
 def test_bias_and_relu_are_trained_as_they_serve():
@@ -138,12 +142,11 @@ def test_lists_added_up_are_the_training_scores():
 def test_a_posting_is_the_score_of_its_tuple_and_item():
     model = fitted("sparcode")
     network, postings = model.network.eval(), model.searcher.postings
-    listed = network.listed.nonzero()[:, 0]
     with torch.no_grad():
-        words = tuple_words(listed, network.quantiser.codebooks)
+        words = torch.cat([tuple_words(torch.arange(64), book) for book in network.books])
         values = network.values(network.scorer(words, network.item_vectors())).numpy()
-    assert postings.codes == len(listed) == 64
-    for code in range(0, 64, 9):
+    assert postings.codes == int(network.listed.sum()) == 4 * 64
+    for code in range(0, 4 * 64, 9):
         items, scores = postings.of(code)
         assert np.allclose(scores, values[code, items], rtol=1e-5, atol=1e-5)
         assert (scores > 0).all()
@@ -161,23 +164,34 @@ def test_tuples_nobody_had_read_the_list_of_the_nearest_that_somebody_had():
     model = with_settings(all_tuples=0)
     few = dataset().train.take(np.arange(5))
     model.list_tuples(few)
-    listed = model.network.listed.nonzero()[:, 0]
-    assert listed.tolist() == model.network.tuples(model.tokens(few)).unique().tolist()
-    assert model.searcher.postings.codes == len(listed) < 64
+    network = model.network
+    listed = network.listed.nonzero()[:, 0]
+    assert listed.tolist() == network.tuples(model.tokens(few)).unique().tolist()
+    assert model.searcher.postings.codes == len(listed) < 4 * 64
     whole = fitted("sparcode").searcher.retrieve(few, 10)
     assert np.array_equal(model.searcher.retrieve(few, 10).items, whole.items)
-    words = tuple_words(torch.arange(64), model.network.quantiser.codebooks.detach())
-    nearest = torch.cdist(words, words[listed]).argmin(-1)
-    assert torch.equal(model.network.list_of.long(), nearest)
+    for place, book in enumerate(network.books):
+        words, own = tuple_words(torch.arange(64), book), listed[listed // 64 == place]
+        nearest = own[torch.cdist(words, words[own % 64]).argmin(-1)]
+        assert torch.equal(listed[network.list_of.view(4, 64)[place].long()], nearest)
 
 
-def test_distinct_tuples_of_users_are_reported():
+def test_what_tokens_lose_is_reported():
     model, task, _ = started()
     tokens = model.tokens(task.sample)
     figures = model.network.quantise(tokens, epoch=9, seed=0)
-    numbers = model.network.tuples(tokens).numpy()
-    assert figures["tokens/distinct"] == pytest.approx(np.mean([len(set(row)) for row in numbers]))
-    assert {"codebook/perplexity/0", "codebook/dead/1", "codebook/restarted/0"} <= set(figures)
+    lost = tokens - nearest_words(tokens, model.network.books)
+    assert figures["tokens/agreement"] == pytest.approx(agreement(lost).item(), abs=1e-5)
+    assert {"codebook/perplexity/0", "codebook/dead/7", "codebook/restarted/0"} <= set(figures)
+
+
+def test_training_leaves_tokens_that_say_more_than_one_does():
+    """One codebook for all makes them one: each is drawn to the nearest codes, which are soon the same (0.98 here)."""
+    model = fitted("sparcode")
+    tokens = model.tokens(dataset().train)
+    lost = tokens - nearest_words(tokens, model.network.books)
+    assert agreement(lost) < 0.9
+    assert lost.mean(1).square().sum(-1).mean() < 0.9 * lost.square().sum(-1).mean()
 
 
 def test_one_token_is_a_tuple_and_its_list_the_answer(tmp_path):
@@ -259,7 +273,7 @@ def test_a_new_item_gets_a_place_in_lists_as_the_network_scores_it(tmp_path):
 def test_settings_that_cannot_work_are_refused():
     with pytest.raises(ValueError, match=r"warmup_epochs = 12 leaves none"):
         config(warmup_epochs=12)
-    with pytest.raises(ValueError, match=r"make 16777216 tuples, more than"):
+    with pytest.raises(ValueError, match=r"make 67108864 tuples of 4 codebooks, more than"):
         config(codebook={"levels": 4, "codes": 64})
-    with pytest.raises(ConfigError, match=r"3 parts do not divide a width of 16"):
-        SparCode(config(codebook={"levels": 3})).fit(dataset())
+    with pytest.raises(ValueError, match=r"3 parts do not divide encoder.dim = 16"):
+        config(codebook={"levels": 3})

@@ -9,10 +9,9 @@ from tesserec.nn.encoders import EncoderConfig
 from tesserec.nn.tokens import (
     TOKENIZERS,
     TokensConfig,
+    agreement,
     build_tokenizer,
-    distinct_tuples,
     nearest_listed,
-    shared_codes,
     tuple_numbers,
     tuple_words,
 )
@@ -51,25 +50,11 @@ def test_pooled_tokens_forget_the_order_of_the_past():
     assert torch.allclose(tokens, turned, atol=1e-5)
 
 
-def test_tokens_far_apart_share_no_codes_and_equal_ones_share_all():
-    distances = torch.tensor([[[0.1, 9.0, 9.0], [9.0, 0.1, 9.0]], [[0.1, 9.0, 9.0], [0.1, 9.0, 9.0]]])
-    assert shared_codes(distances[:1]).item() == pytest.approx(0, abs=1e-6)
-    assert shared_codes(distances[1:]).item() == pytest.approx(1, abs=1e-6)
-    assert shared_codes(distances).item() == pytest.approx(0.5, abs=1e-6)
-    assert shared_codes(distances[:, :1]).item() == 0
-
-
-def test_less_overlap_is_where_the_gradient_leads():
-    distances = torch.tensor([[[0.5, 1.0], [0.6, 1.0]]], requires_grad=True)
-    shared_codes(distances).backward()
-    moved = (distances - 0.1 * distances.grad).detach()
-    assert shared_codes(moved) < shared_codes(distances)
-
-
-def test_distinct_tuples_are_counted_by_user():
-    numbers = torch.tensor([[3, 1, 3], [2, 2, 2], [0, 1, 2]])
-    assert distinct_tuples(numbers).tolist() == [2, 1, 3]
-    assert distinct_tuples(numbers[:, :1]).tolist() == [1, 1, 1]
+def test_tokens_that_lose_the_same_agree_and_tokens_that_lose_what_others_keep_do_not():
+    lost = torch.tensor([[[3.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 2.0]], [[1.0, 0.0], [-1.0, 0.0]]])
+    assert [agreement(one[None]).item() for one in lost] == pytest.approx([1.0, 0.0, -1.0])
+    assert agreement(lost).item() == pytest.approx(0.0, abs=1e-6)
+    assert agreement(lost[:, :1]).item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_numbers_name_tuples_one_to_one():

@@ -1,0 +1,37 @@
+"""Items that came after training, with features and without a click, in bundles of trained models."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tesserec.index.bundle import Bundle
+from tesserec.index.living import add_items
+from tesserec.models import model_class
+from tesserec.models.publish import publish_bundle
+from tests.models.worlds import dataset, settings, world
+
+
+@pytest.mark.parametrize("name", ["sparc", "tessera"])
+def test_an_item_that_nobody_took_lies_in_its_interest_and_is_found(name, tmp_path):
+    cls = model_class(name)
+    model = cls(cls.Config.model_validate(settings(name) | {"features": True})).fit(dataset(), seed=1)
+    publish_bundle(model, tmp_path, {})
+    new = [f"new {interest}" for interest in world().interest_names]
+    add_items(tmp_path, pl.DataFrame({"id": new, "category": world().interest_names}))
+    bundle, interests = Bundle.open(tmp_path), np.arange(len(new))
+    catalogue, postings = bundle.searcher.catalogue, bundle.searcher.postings
+    planted = dict(zip(world().items["item_id"], world().item_interest.tolist(), strict=True))
+    of_item = np.array([planted[item] for item in dataset().items.values])
+    # Codes are more than interests, so an interest may have several cells, but a cell has one interest.
+    cells = postings.cells_of(np.arange(len(of_item)))
+    owner = np.array([np.bincount(of_item[cells == cell]).argmax() for cell in range(postings.cells)])
+    placed = postings.cells_of(catalogue.items.encode(new))
+    assert np.array_equal(owner[placed], interests)
+    histories = [dataset().items.decode(np.flatnonzero(of_item == interest)[::4]).to_list() for interest in interests]
+    # An interest has 20 items, 5 of which are the history: with the new one 16 are left.
+    found = bundle.recommend(histories, 16)
+    brought = found.filter(pl.col("item").is_in(new))
+    assert brought["user"].to_list() == interests.tolist()
+    assert brought["item"].to_list() == new
