@@ -112,9 +112,7 @@ NEWER = (Entry("tessera, known at a half", "tessera", policy=(("known", 0.5),)),
 """Interests that the history touches count half: what it does for those that are novel by the cells of all models."""
 ENTRIES = (*RIVALS, *CODEBOOKS, *FEATURES, *SINGLE, *NEWER)
 RIVALS_BY_LABEL = [
-    one.label
-    for one in ENTRIES
-    if one not in (*CODEBOOKS, *FEATURES, *NEWER) and one.model not in ("sparc", "gemirec")
+    one.label for one in ENTRIES if one not in (*CODEBOOKS, *FEATURES, *NEWER) and one.model not in ("sparc", "gemirec")
 ]
 FEATURES_BY_LABEL = [one.label for one in FEATURES]
 CODEBOOKS_BY_LABEL = [one.label for one in ENTRIES if one.label not in RIVALS_BY_LABEL + FEATURES_BY_LABEL]
