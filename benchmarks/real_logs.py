@@ -82,7 +82,14 @@ WINDOWS = ("encoder.kind=windows",)
 """The best encoder on validation users of Beauty for every model but those that read the history in their own way."""
 COSINE = ("normalise=true", "temperature=0.1", "training.learning_rate=0.003")
 CROSS = (*WINDOWS, "features=true")
-CODES = ("tokens.count=4", "codebook.levels=1", "codebook.codes=1024", "weights.commitment=0.1")
+CODES = (
+    "tokens.count=4",
+    "codebook.levels=1",
+    "codebook.codes=1024",
+    "weights.commitment=0.1",
+    "training.final_rate=0.05",
+)
+"""Codes enough to hold a user, and a learning rate at which tokens do not outrun them."""
 
 RIVALS = (
     Entry("popularity", "popularity"),
