@@ -89,7 +89,7 @@ CODES = (
     "weights.commitment=0.1",
     "training.final_rate=0.05",
 )
-"""Codes enough to hold a user, and a learning rate at which tokens do not outrun them."""
+"""Codes enough to hold a user, and a learning rate at which tokens hardly outrun them."""
 
 RIVALS = (
     Entry("popularity", "popularity"),
