@@ -82,7 +82,14 @@ WINDOWS = ("encoder.kind=windows",)
 """The best encoder on validation users of Beauty for every model but those that read the history in their own way."""
 COSINE = ("normalise=true", "temperature=0.1", "training.learning_rate=0.003")
 CROSS = (*WINDOWS, "features=true")
-CODES = ("tokens.count=4", "codebook.levels=1", "codebook.codes=1024", "weights.commitment=0.1")
+CODES = (
+    "tokens.count=4",
+    "codebook.levels=1",
+    "codebook.codes=1024",
+    "weights.commitment=0.1",
+    "training.final_rate=0.05",
+)
+"""Codes enough to hold a user, and a learning rate at which tokens hardly outrun them."""
 
 RIVALS = (
     Entry("popularity", "popularity"),
@@ -108,9 +115,11 @@ SINGLE = (
     Entry("dmi, K = 1", "dmi", ("interests=1",)),
     *(Entry(f"{name}, K = 1", name, policy=(("interests", 1),)) for name in ("sparc", "gemirec")),
 )
-ENTRIES = (*RIVALS, *CODEBOOKS, *FEATURES, *SINGLE)
+NEWER = (Entry("tessera, known at a half", "tessera", policy=(("known", 0.5),)),)
+"""Interests that the history touches count half: what it does for those that are novel by the cells of all models."""
+ENTRIES = (*RIVALS, *CODEBOOKS, *FEATURES, *SINGLE, *NEWER)
 RIVALS_BY_LABEL = [
-    one.label for one in ENTRIES if one not in (*CODEBOOKS, *FEATURES) and one.model not in ("sparc", "gemirec")
+    one.label for one in ENTRIES if one not in (*CODEBOOKS, *FEATURES, *NEWER) and one.model not in ("sparc", "gemirec")
 ]
 FEATURES_BY_LABEL = [one.label for one in FEATURES]
 CODEBOOKS_BY_LABEL = [one.label for one in ENTRIES if one.label not in RIVALS_BY_LABEL + FEATURES_BY_LABEL]

@@ -6,9 +6,11 @@ import json
 import pytest
 
 from tesserec.ablations import STUDIES
+from tesserec.evaluation.slices import cells_hash
 from tesserec.models import MODELS, model_class
+from tesserec.runs import load_run
 from tesserec.training.recipe import load_recipe
-from tests.cli.conftest import QUICK_SPARC, run_cli, sets
+from tests.cli.conftest import QUICK, QUICK_SPARC, run_cli, sets
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the train extra")
 
@@ -40,6 +42,18 @@ def test_a_study_compares_each_variant_with_the_first_and_resumes(shop, tmp_path
     assert "SPARC, K = 8" in text
     assert (run / "config.json").stat().st_mtime_ns == written
     assert json.loads((tmp_path / "interests.json").read_text())["rows"] == result["rows"]
+
+
+def test_a_study_of_novelty_measures_it_by_the_cells_of_its_first_variant(shop, tmp_path):
+    settings = [*QUICK, "training.epochs=5", "codes=8", "warmup_epochs=2"]
+    command = ("ablate", shop, "--study", "novelty", "--out", tmp_path, "-k", "20", *sets(settings))
+    result = json.loads(run_cli(*command, "--json"))
+    found = {row["policy"].get("known", 1.0): row["metrics"] for row in result["rows"][:5]}
+    assert found[0.1]["recall@20/novel"]["value"] > found[1.0]["recall@20/novel"]["value"]
+    assert found[0.1]["recall@20"]["value"] < found[1.0]["recall@20"]["value"]
+    assert set(result["rows"][1]["against_first"]) == {"recall@20", "recall@20/novel"}
+    (run,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert result["protocol"]["cells_sha256"] == cells_hash(load_run(run).model.searcher.cells)
 
 
 def test_mistakes_are_refused_before_anything_is_trained(shop, tmp_path):
