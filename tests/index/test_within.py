@@ -1,5 +1,6 @@
 """Search within cells against the slow way, against a dense sort, and its proof."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -196,6 +197,8 @@ def test_normalisers_are_those_of_the_library():
         found = within._log_sum_exp(values[:300], values[300:])
         np.testing.assert_allclose(found, np.logaddexp.reduce(values.astype(np.float64)), rtol=1e-13, atol=1e-13)
     assert within._log_sum_exp(values[:0], values[:0]) == 0.0
+    for value in np.linspace(-690, 0, 2001, dtype=np.float32):
+        assert within._sum_exp(np.array([value]), 0.0) == pytest.approx(math.exp(value), rel=1e-13)
 
 
 def test_vectors_read_at_once_respect_the_budget():
