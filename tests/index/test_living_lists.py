@@ -17,8 +17,9 @@ from tesserec.index.score_postings import ScorePostings
 from tesserec.index.searcher import Searcher
 from tesserec.index.user_side import OnnxScoreSide
 
-onnx_model = pytest.importorskip("tests.index.onnx_model", reason="needs onnx")
+pytest.importorskip("tests.index.onnx_model", reason="needs onnx")
 
+from tests.index import onnx_model
 from tests.index.test_living import CELLS, DIM, ROLES, SLOW, STEPS, N, answers, edit, table
 
 
