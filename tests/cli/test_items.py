@@ -36,6 +36,17 @@ def test_items_come_change_and_go(root, tmp_path):
     assert catalogue.titles[int(catalogue.items.encode(["x"])[0])] == "X"
 
 
+def test_new_items_can_have_a_share_of_the_list(root, tmp_path):
+    rows = tmp_path / "new.parquet"
+    table([f"n{n}" for n in range(8)]).write_parquet(rows)
+    run_cli("items", "add", root, rows)
+    ask = ["recommend", root, "--history", "i1,i2", "-k", "10", "--new-share", "0.5"]
+    answer = json.loads(run_cli(*ask, "--json"))["candidates"]
+    assert sum(one["new"] for one in answer) >= 5
+    assert {one["new"] for one in answer if one["item"].startswith("i")} == {False}
+    assert "new" in run_cli(*ask).split("\n")[0] + run_cli(*ask).split("\n")[1]
+
+
 def test_several_ids_of_likeness_in_a_csv(root, tmp_path):
     rows = tmp_path / "new.csv"
     rows.write_text("id,like\nx,i1|i2\n")

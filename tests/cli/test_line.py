@@ -66,7 +66,7 @@ def test_recommend_json_has_the_promised_shape(bundles):
     answer = json.loads(run_cli("recommend", bundles, "--history", HISTORY + ",nobody", "-k", "7", "--json"))
     assert len(answer["candidates"]) == 7
     first = answer["candidates"][0]
-    assert set(first) == {"item", "score", "interest", "probability", "explored", "propensity", "title"}
+    assert set(first) == {"item", "score", "interest", "probability", "explored", "propensity", "new", "title"}
     assert first["interest"] is None
     assert answer["unknown"] == ["nobody"]
     assert answer["interests"] == []

@@ -56,6 +56,7 @@ def test_options_change_the_answer(network):
         (["--interests", "0"], "interests = 0"),
         (["--shares", "even"], "shares = 'even'; choose 'posterior' or 'equal'"),
         (["--temperature", "0"], "temperature = 0.0; expected a number above 0"),
+        (["--new-share", "-1"], "new_share = -1.0; expected a share"),
         (["--top-p", "2"], "top_p = 2.0; expected a share above 0"),
         (["--select", "history", "--explore", "0.2"], "select = 'history' with explore = 0.2"),
     ],

@@ -15,12 +15,10 @@ from tesserec.errors import ArtefactError, DataError, UserError
 from tesserec.index.bundle import Bundle, generations, publish, rollback
 from tesserec.index.catalogue import Catalogue
 from tesserec.index.contract import Policy
-from tesserec.index.item_side import ItemSide
 from tesserec.index.living import add_items, compact, remove_items, update_items
 from tesserec.index.postings import VectorPostings
-from tesserec.index.score_postings import ScorePostings
 from tesserec.index.searcher import Searcher
-from tesserec.index.user_side import OnnxScoreSide, OnnxSide
+from tesserec.index.user_side import OnnxSide
 from tests.faults import sweep
 from tests.index.test_bundle import publish_popularity
 
@@ -164,78 +162,6 @@ def test_any_sequence_of_edits_equals_one_rebuild(tmp_path_factory, steps):
         assert answers(compacted, live)["item"].to_list() == answers(plain, live)["item"].to_list()
         with pytest.raises(UserError, match="nothing to compact"):
             compact(root)
-
-
-def build_lists(vectors, thresholds):
-    """Every list has the items whose score is above zero and reaches its threshold."""
-    scores = vectors @ onnx_model.to_cells(DIM, CELLS)
-    item, code = np.nonzero((scores > 0) & (scores >= thresholds))
-    return ScorePostings.build(code, item, scores[item, code], n_codes=CELLS, size=len(vectors))
-
-
-def publish_lists(root, features=True):
-    """Lists that kept their best ten, and the vectors of the items."""
-    rows = table([f"i{n}" for n in range(N)])
-    vectors = np.random.default_rng(1).normal(size=(N, DIM)).astype(np.float32)
-    thresholds = np.maximum(np.sort(vectors @ onnx_model.to_cells(DIM, CELLS), axis=0)[-10], 0).astype(np.float32)
-    thresholds -= 1e-6
-    vocabulary = Vocabulary.of(rows, ROLES).to_json() if features else None
-
-    def write(folder):
-        folder.mkdir(exist_ok=True)
-        onnx_model.write_weigher(folder, vectors, CELLS)
-        onnx_model.write_items(folder, DIM, CELLS, vocabulary=vocabulary, thresholds=thresholds)
-
-    write(root.parent / "workbench")
-    catalogue = Catalogue(IdMap(rows["id"]), rows, ROLES, True, np.arange(N, 0, -1))
-    side = OnnxScoreSide(root.parent / "workbench")
-    searcher = Searcher(catalogue, side, build_lists(vectors, thresholds), Policy(interests=1))
-    publish(root, searcher, write, {"model": "tiny-lists"})
-    return vectors, thresholds
-
-
-@settings(SLOW, max_examples=6)
-@given(STEPS)
-def test_any_sequence_of_edits_of_lists_equals_one_rebuild(tmp_path_factory, steps):
-    root = tmp_path_factory.mktemp("living") / "bundles"
-    vectors, thresholds = publish_lists(root)
-    encode = ItemSide(root.parent / "workbench").encode
-    trained = {f"i{n}": vectors[n] for n in range(N)}
-    live, given = edit(root, steps)
-    bundle = Bundle.open(root)
-    bundle.verify()
-    held = bundle.searcher.side.vectors_of(bundle.searcher.catalogue.items.encode(live).astype(np.int64))
-    for one, vector in zip(live, held, strict=True):
-        raw = [encode(given[one])[0]] if one in given else []
-        raw += [trained[one]] if one in trained else []
-        assert any(np.allclose(vector, each, atol=1e-6) for each in raw), one
-    old = bundle.searcher
-    rows = old.catalogue.table[old.catalogue.items.encode(live).astype(np.int64)]
-    catalogue = Catalogue(IdMap(rows["id"]), rows, ROLES, True, np.ones(len(live), np.int64))
-    side = old.side.with_vectors(held.__getitem__, len(live))
-    plain = Searcher(catalogue, side, build_lists(held, thresholds), old.policy)
-    compacted = [] if bundle.base == bundle.path else [Bundle.open(compact(root).parent)]
-    for one in (bundle, *compacted):
-        for asked in ({}, {"exclude_seen": False}):
-            ours, theirs = answers(one, live, **asked), answers(plain, live, **asked)
-            assert ours["item"].to_list() == theirs["item"].to_list()
-            assert np.allclose(ours["score"], theirs["score"], rtol=1e-5)
-
-
-def test_lists_gain_an_item_that_users_find_at_once(tmp_path):
-    publish_lists(tmp_path / "bundles", features=False)
-    model = int(Bundle.open(tmp_path / "bundles").searcher.postings.of(0)[0][0])
-    edit = add_items(tmp_path / "bundles", pl.DataFrame({"id": ["new"], "like": [[f"i{model}"]]}))
-    bundle = Bundle.open(tmp_path / "bundles")
-    assert (edit.added, edit.items, edit.placed) == (1, N + 1, {})
-    lists = bundle.searcher.postings
-    of = [{code for code in range(CELLS) if item in lists.of(code)[0]} for item in (model, N)]
-    assert of[0] == of[1] != set()
-    names = [bundle.recommend([[f"i{n}"]], N)["item"].to_list() for n in range(N) if n != model]
-    assert any("new" in found for found in names)
-    assert all(("new" in found) == (f"i{model}" in found) for found in names)
-    with pytest.raises(DataError, match="reads no item features"):
-        add_items(tmp_path / "bundles", table(["x"]))
 
 
 def test_a_new_item_lies_where_its_features_say_and_is_found_at_once(root):

@@ -38,6 +38,16 @@ def test_an_item_is_recommended_in_the_answer_after_it_came_and_not_after_it_wen
     assert "new" not in found(client, ["i1"])[0]
 
 
+def test_new_items_have_the_share_of_the_list_that_the_policy_gives_them(client):
+    rows = [{"id": f"n{n}", "kind": "b", "price": n / 10} for n in range(6)]
+    client.post("/v1/items/add", {"items": rows})
+    asked = {"history": ["i1"], "k": 10, "policy": {"new_share": 0.4}}
+    candidates = client.post("/v1/recommend", asked).json()["candidates"]
+    assert sum(one["new"] for one in candidates) >= 4
+    assert all(one["new"] == one["item"].startswith("n") for one in candidates)
+    assert client.post("/v1/recommend", asked | {"policy": {"new_share": 2}}).status_code == 422
+
+
 def test_an_item_is_like_others(client):
     assert client.post("/v1/items/add", {"items": [{"id": "x", "like": ["i3"]}]}).status_code == 200
     neighbours = client.post("/v1/similar", {"items": ["x"], "k": 1}).json()["items"][0]["similar"]
