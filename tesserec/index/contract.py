@@ -79,9 +79,9 @@ class Policy:
         ``max_c [log p(c|u) + score_c]``; ``"quota"`` gives each interest a share of the list, see ``shares`` (largest
         remainder, at least one), and orders the union by score.
     explore
-        Share of the list given to the likeliest interests that no item of the history belongs to, 0 to 1; always by
-        quota, at least one place, and only with items of cells outside the history. Places that find no such
-        interest or item go back to the others.
+        Share of the list given to the likeliest interests that no item of the history belongs to, 0 to 1, beside what
+        they win by themselves; always by quota, at least one place, and only with items of cells outside the history.
+        Places that find no such interest or item go back to the others.
     new_share
         Share of the list kept for new items, 0 to 1: those without an event in training. In whole places as for
         ``explore``, as far as the search finds so many; see :mod:`tesserec.index.new_items`.

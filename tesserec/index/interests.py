@@ -1,7 +1,8 @@
 """Which interests of a user are read, and how many places of the list each one gets.
 
-Exploitation reads the K likeliest interests. Exploration reads, besides them, up to K of the likeliest interests that
-no item of the history belongs to, each for at least one place of the share set aside for it. The control that needs
+Exploitation reads the K likeliest interests. Exploration reads up to K of the likeliest interests that no item of the
+history belongs to, each for at least one place of the share set aside for it: places that it has beside those which its
+items win by themselves, so that exploring never costs a likely interest its places. The control that needs
 no model reads the K most frequent cells of the history instead. Where a policy draws, the K interests of largest
 drawn weight take the place of the K likeliest (:mod:`tesserec.index.exploration`).
 """
@@ -213,15 +214,12 @@ def _choose(
 ) -> None:
     posterior, weights, nucleus = chances
     for row in range(begin, end):
-        usable = nucleus[row].copy()
         explored = np.empty(0, np.int64)
         if slots > 0:
             explored = _heaviest(posterior[row], weights[row], ~known[row], out.codes.shape[1] - out.wide)
-            for key in explored:
-                usable[index_of(key)] = False
         places = k - slots if len(explored) else k
         wide = min(out.wide, places) if by_quota else out.wide
-        exploited = _heaviest(posterior[row], weights[row], usable, wide)
+        exploited = _heaviest(posterior[row], weights[row], nucleus[row], wide)
         _write(out, row, 0, exploited, places if by_quota else 0)
         _write(out, row, out.wide, explored, slots if len(exploited) else k)
 

@@ -96,7 +96,8 @@ def _visits(posterior: Floats, postings: VectorPostings, choice: Choice, heaps: 
     np.put_along_axis(searched, np.where(heaps.visited, choice.codes, -1).astype(np.int64), True, axis=1)
     left = np.where(searched[:, :-1], 0.0, posterior)
     certified = heaps.proven | ~((left > 0) & (postings.sizes > 0)).any(axis=1)
-    return Visits(certified, heaps.visited.sum(axis=1), heaps.scored, np.asarray(left.sum(axis=1), np.float32))
+    cells = searched[:, :-1]  # an interest that is exploited and explored is one cell
+    return Visits(certified, cells.sum(axis=1), cells @ postings.sizes, np.asarray(left.sum(axis=1), np.float32))
 
 
 def _read(users: Users, postings: VectorPostings, codes: Codes, bases: Doubles, rows: Ints) -> _Block:
@@ -150,7 +151,6 @@ class _Heaps(NamedTuple):
     items: Items
     values: Doubles
     counts: Ints
-    scored: Ints
     visited: NDArray[np.bool_]
     proven: NDArray[np.bool_]
 
@@ -161,7 +161,6 @@ class _Heaps(NamedTuple):
             np.full(shape, -1, np.int32),
             np.full(shape, -np.inf),
             np.zeros(shape[:2], np.int64),
-            np.zeros(users, np.int64),
             np.zeros((users, columns), np.bool_),
             np.zeros(users, np.bool_),
         )
@@ -227,7 +226,6 @@ def _absorb(
                         continue
                     score = np.float64(exact_dot(query, rows.vectors[start + i])) - lse
                     _push(heaps, user, heap, item, base + min(score, most))  # no probability is above 1
-            heaps.scored[user] += len(old) + len(new)
 
 
 @kernel

@@ -128,8 +128,8 @@ def slow_retrieve(side, postings, history, k, policy, exclude_seen):
     shares = (lambda code: 1.0) if policy.shares == "equal" else chances.__getitem__
     new = [code for code in order if code not in known and chances[code] > 0][: min(policy.interests, slots)]
     slots = slots if new else 0
-    rest = [code for code in order if code not in new and chances[code] > 0]
-    old = rest[: min(policy.interests, k - slots) if policy.merge == "quota" else policy.interests]
+    likely = [code for code in order if chances[code] > 0]
+    old = likely[: min(policy.interests, k - slots) if policy.merge == "quota" else policy.interests]
     if not old:
         slots = k
 
@@ -145,31 +145,31 @@ def slow_retrieve(side, postings, history, k, policy, exclude_seen):
         reach = [item for item in allowed if int(postings.cell_of[item]) in cells]
         return [(item, values[item], code) for item in sorted(reach, key=lambda i: (-values[i], i))]
 
-    lists = {code: ranked(code, visited) for code in old}
-    lists |= {code: ranked(code, (visited | set(new)) - known) for code in new}
+    exploited = {code: ranked(code, visited) for code in old}
+    explored = {code: ranked(code, (visited | set(new)) - known) for code in new}
     found = {}
 
-    def take(candidates, limit):
+    def take(candidates, limit, by_exploration=False):
         for item, value, code in candidates:
             if limit <= 0 or len(found) >= k:
                 break
             if item not in found:
-                found[item] = (value, code, code in new)
+                found[item] = (value, code, by_exploration)
                 limit -= 1
 
-    def best(codes):
-        place = {code: i for i, code in enumerate(codes)}
-        union = [entry for code in codes for entry in lists[code]]
+    def best(lists):
+        place = {code: i for i, code in enumerate(lists)}
+        union = [entry for candidates in lists.values() for entry in candidates]
         return sorted(union, key=lambda e: (-e[1], e[0], place[e[2]]))
 
     if policy.merge == "quota":
         for code, quota in zip(old, slow_quotas(list(map(shares, old)), k - slots), strict=True):
-            take(lists[code], quota)
-    take(best(old), k - slots - len(found))
+            take(exploited[code], quota)
+    take(best(exploited), k - slots - len(found))
     for code, quota in zip(new, slow_quotas(list(map(shares, new)), slots), strict=True):
-        take(lists[code], quota)
-    take(best(old), k)
-    take(best(new), k)
+        take(explored[code], quota, True)
+    take(best(exploited), k)
+    take(best(explored), k, True)
     return sorted(((item, *rest) for item, rest in found.items()), key=lambda e: (-e[1], e[0]))
 
 
