@@ -42,7 +42,8 @@ _FOOT = """## Exact search
 `visit = 1` visits every cell, whatever the size of the catalogue. Bounds of cells would hardly change that: at a
 million clustered items of 4,096 cells, the cells whose ball or cone around the centre, with the k-th best value known
 beforehand, could hold an answer held 86 to 94 % of the items, and boxes of coordinates, also of principal ones, all
-of them, in a trial with 60 users that is not kept as a command; so no bound is built. (Normalised scores of a cell are another matter: there the posterior itself is the
+of them, in a trial with 60 users that is not kept as a command; so no bound is built. (Normalised scores
+of a cell are another matter: there the posterior itself is the
 bound.)
 
 ## Recall and time
