@@ -72,18 +72,19 @@ def policy_of(own: Policy, given: PolicySettings | None) -> Policy:
 
 
 def searches_of(served: Served, users: int, question: Question) -> int:
-    """Searches that a question costs: a drawn list with propensities repeats its own.
+    """Searches that a question costs: a drawn list with propensities repeats its own, new items are searched for alone.
 
     Raises
     ------
     ConfigError
         Where they are more than a request may ask for.
     """
-    searches = users * draws_of(policy_of(served.searcher.policy, question.policy))
+    policy = policy_of(served.searcher.policy, question.policy)
+    searches = users * draws_of(policy) * (2 if policy.new_share else 1)
     if searches > MOST_SEARCHES:
         raise ConfigError(
-            f"{users} users with their repeats are {searches} searches, and a request may ask for {MOST_SEARCHES}; "
-            "set policy.repeats lower, or ask for fewer users at once"
+            f"{users} users with their repeats and new items are {searches} searches, and a request may ask for "
+            f"{MOST_SEARCHES}; set policy.repeats lower, leave policy.new_share, or ask for fewer users at once"
         )
     return searches
 

@@ -276,6 +276,8 @@ def test_repeats_of_a_drawn_list_count_as_searches(network):
             assert client.post(ASK, one | {"policy": drawn}).status_code == 429
             assert client.post(ASK, one | {"policy": drawn | {"repeats": 19}}).status_code == 200
             assert client.post(ASK, one | {"policy": {"repeats": 20}}).status_code == 200  # nothing is drawn
+            new = drawn | {"repeats": 10, "new_share": 0.1}  # searched for alone, so each draw counts twice
+            assert client.post(ASK, one | {"policy": new}).status_code == 429
         assert client.post("/v1/recommend/batch", many | {"policy": drawn | {"repeats": 19}}).status_code == 200
         refused = client.post("/v1/recommend/batch", many | {"policy": drawn})
         assert (refused.status_code, "1008 searches" in refused.json()["error"]) == (422, True)
