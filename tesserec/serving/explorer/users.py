@@ -133,7 +133,8 @@ def _candidates(searcher: Searcher, history: Sequence[Any], settings: Settings) 
 
 def _beliefs(believed: pl.DataFrame, events: Sequence[Event], candidates: Sequence[Candidate]) -> list[Belief]:
     """The likeliest interests, the history's most frequent ones, and all that brought a candidate."""
-    roles = {one.interest: "explored" if one.explored else "read" for one in reversed(candidates)}
+    by_role = sorted(candidates, key=lambda one: one.explored)  # what is read and explored counts as explored
+    roles = {one.interest: "explored" if one.explored else "read" for one in by_role}
     visited = [code for code, _ in Counter(one.interest for one in events).most_common(_BELIEFS)]
     wanted = pl.col("interest").is_in([code for code in {*roles, *visited} if code is not None])
     shown = believed.filter((pl.col("rank") <= _BELIEFS) | wanted)
