@@ -25,9 +25,9 @@ The row `code-scan` is the scan of residual codes (`benchmarks/index_codes.py`):
 vectors in one pass, then exact scores of a shortlist; its codes are k-means of the items, not those of a trained model.
 It is in Numba; even a kernel ten times as fast would not reach posterior-ordered cells, so it stays a benchmark.
 
-Machine: {machine}. Other work shared it: the load average was {loads} while rows were
-measured. So compare processor times with each other; times by the clock hold what other processes took, and throughput
-is what was left over for two threads.
+Machine: {machine}. The load average was {loads} while rows were measured: a row with
+a load near 1 had the machine to itself. Where it is more, compare processor times with each other: times by the clock
+hold what other processes took, and throughput is what was left over for two threads.
 """
 _MODEL = """The model is SPARC on the demo world, trained briefly; its user side is an ONNX graph. The commands:
 `World.generate(users=30_000, items=100_000, interests=400, mean_length=30, cold=0.0)` for log and items, `tesserec
