@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from tesserec.data.dataset import Dataset
 from tesserec.index.bundle import Bundle
@@ -50,6 +51,11 @@ class ModelWorld:
     def facts(self) -> dict[str, Any]:
         """What describes the work in a row."""
         return {**model_facts(self.bundle), "interests": self.searcher.policy.interests}
+
+    @property
+    def codebooks(self) -> Any:
+        """Codewords that the model learned, ``(levels, codes, dim)``."""
+        return load_file(Bundle.open(self.bundle).path / "codebook.safetensors")["quantiser.codebooks"]
 
     def read(self, user: Any) -> Any:
         """The vectors of a user, with what the merge adds in their last coordinate."""

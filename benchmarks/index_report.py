@@ -22,8 +22,9 @@ the clock and by processor time, which waiting for other processes does not coun
 two threads that each answer one at a time.
 
 The row `code-scan` is the scan of residual codes (`benchmarks/index_codes.py`): all items by table look-ups for the 8
-vectors in one pass, then exact scores of a shortlist; its codes are k-means of the items, not those of a trained model.
-It is in Numba; even a kernel ten times as fast would not reach posterior-ordered cells, so it stays a benchmark.
+vectors in one pass, then exact scores of a shortlist; in the world of clusters its codes are k-means of the items, in
+that of a model the model's own. It is in Numba. At a million items even a kernel ten times as fast would not reach
+posterior-ordered cells, and the two levels of the model are too coarse for a recall of 0.99, so it stays a benchmark.
 
 Machine: {machine}. The load average was {loads} while rows were measured: a row with
 a load near 1 had the machine to itself. Where it is more, compare processor times with each other: times by the clock
