@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "sets.h"
+
 enum { BLOCK = 1 << 16, SPARE = 1024, RUN = 512, SPARSE = 1024 };
 
 typedef struct { /* a row of nine 64-bit words in Python */
@@ -42,19 +44,6 @@ typedef struct {
 static _Thread_local _Alignas(64) uint16_t of_thread[BLOCK]; /* zero between calls */
 
 int32_t tesserec_supported(void) { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw"); }
-
-static int holds(const int32_t *values, int64_t n, int32_t value) {
-    int64_t low = 0, high = n;
-    while (low < high) {
-        int64_t middle = (low + high) / 2;
-        if (values[middle] < value) low = middle + 1; else high = middle;
-    }
-    return low < n && values[low] == value;
-}
-
-static int bit(const uint8_t *bits, int64_t n, int32_t item) {
-    return n > 0 && (bits[item >> 3] >> (item & 7)) & 1;
-}
 
 static uint64_t select_largest(uint64_t *keys, int64_t n, int64_t k) {
     /* The k-th largest; the larger ones come to the front. */

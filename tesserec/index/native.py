@@ -59,7 +59,8 @@ def address(array: Any) -> int:
 def _compiled(source: Path) -> Path:
     """The library, named after what it was made from; made under another name and moved into place."""
     compiler = shutil.which("cc") or shutil.which("gcc")
-    name = hashlib.sha256(source.read_bytes() + " ".join(_FLAGS).encode()).hexdigest()[:16]
+    parts = source, source.with_name("sets.h")
+    name = hashlib.sha256(b"".join(part.read_bytes() for part in parts) + " ".join(_FLAGS).encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tesserec"
     library = cache / f"{source.stem}-{name}.so"
     if library.exists():

@@ -4,6 +4,8 @@
 #include <math.h>
 #include <stdint.h>
 
+#include "sets.h"
+
 enum { ROWS = 16, WIDE = 4, AHEAD = 4 }; /* rows of a tile, interests at a time, tiles and rows fetched ahead */
 
 /* What scan.py hands over: eight bytes each, in this order. */
@@ -42,19 +44,6 @@ struct call {
 int32_t tesserec_supported(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vnni");
-}
-
-static int holds(const int32_t *values, int64_t n, int32_t value) {
-    int64_t low = 0, high = n;
-    while (low < high) {
-        int64_t middle = (low + high) / 2;
-        if (values[middle] < value) low = middle + 1; else high = middle;
-    }
-    return low < n && values[low] == value;
-}
-
-static int bit(const uint8_t *bits, int64_t n, int32_t item) {
-    return n > 0 && (bits[item >> 3] >> (item & 7)) & 1;
 }
 
 /* The k-th largest of n values, which are left in another order. */
