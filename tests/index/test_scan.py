@@ -264,9 +264,10 @@ def test_threads_share_postings():
 def test_without_a_compiler_or_when_switched_off_numba_answers(monkeypatch, tmp_path):
     from tesserec.index import native
 
+    asked = ("scan", "tesserec_best", "p")
+    monkeypatch.setenv("TESSEREC_NATIVE", "0")
+    assert native.native.__wrapped__(*asked) is None  # although it could be had
+    monkeypatch.delenv("TESSEREC_NATIVE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(native.shutil, "which", lambda name: None)
-    asked = ("scan", "tesserec_scan", "p")
-    assert native.native.__wrapped__(*asked) is None
-    monkeypatch.setenv("TESSEREC_NATIVE", "0")
     assert native.native.__wrapped__(*asked) is None
