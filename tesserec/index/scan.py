@@ -54,6 +54,20 @@ class Scratch(NamedTuple):
     lowers: Floats
 
 
+class Asked(NamedTuple):
+    """One search of a segment: what is searched, for whom, and where it works."""
+
+    rows: Rows
+    tiles: Tiles
+    cells: Ints
+    queries: Floats
+    added: Doubles
+    own: Queries
+    unwanted: Items
+    bits: Bits
+    scratch: Scratch
+
+
 def best_together(
     segments: Sequence[Segment],
     cells: Ints,
@@ -93,7 +107,7 @@ def best_together(
         own = make_queries(queries, added, tiles.tiles.shape[1], tiles.largest, tiles.error, rows.longest)
         if not own.limits[3] * rows.longest <= 1e37:
             margins(queries, rows.longest)  # which says what is wrong with them
-        best = search(rows, tiles, cells, (queries, added), own, unwanted, bits, scratch, k)
+        best = search(Asked(rows, tiles, cells, queries, added, own, unwanted, bits, scratch), k)
         if best is None:
             return None
         answers.append(best)
@@ -117,42 +131,20 @@ def native_search() -> Callable[..., Best | None] | None:
     return None if in_c is None else partial(_search_in_c, in_c)
 
 
-def _search_in_c(
-    in_c: Callable[[int], int],
-    rows: Rows,
-    tiles: Tiles,
-    cells: Ints,
-    asked: tuple[Floats, Doubles],
-    own: Queries,
-    unwanted: Items,
-    bits: Bits,
-    scratch: Scratch,
-    k: int,
-) -> Best | None:
-    best, queries = (np.empty(k, np.int32), np.empty(k, np.float64), np.empty(k, np.int32)), asked[0]
-    exact = np.empty((len(queries) + 2) * (queries.shape[1] + 13) + len(queries) + 2 * k + len(scratch.kept))
-    call, at = _call(rows, tiles, cells, asked, own, unwanted, bits, scratch, exact, best)
+def _search_in_c(in_c: Callable[[int], int], asked: Asked, k: int) -> Best | None:
+    best, queries = (np.empty(k, np.int32), np.empty(k, np.float64), np.empty(k, np.int32)), asked.queries
+    exact = np.empty((len(queries) + 2) * (queries.shape[1] + 13) + len(queries) + 2 * k + len(asked.scratch.kept))
+    call, at = _call(asked, exact, best)
     n = in_c(at)
     del call  # which the address was of
     return None if n < 0 else (best[0][:n], best[1][:n], best[2][:n])
 
 
 @kernel
-def _call(
-    rows: Rows,
-    tiles: Tiles,
-    cells: Ints,
-    asked: tuple[Floats, Doubles],
-    own: Queries,
-    unwanted: Items,
-    bits: Bits,
-    scratch: Scratch,
-    exact: Doubles,
-    best: Best,
-) -> tuple[Ints, int]:
+def _call(asked: Asked, exact: Doubles, best: Best) -> tuple[Ints, int]:
     """``struct call`` of ``scan.c``, and its address. Asking an array for its address costs microseconds in Python."""
     items, values, columns = best
-    queries, added = asked
+    rows, tiles, cells, queries, added, own, unwanted, bits, scratch = asked
     call = np.empty(37, np.int64)
     call[0], call[1], call[2] = tiles.tiles.ctypes.data, tiles.scales.ctypes.data, tiles.offsets.ctypes.data
     call[3], call[4], call[5] = rows.offsets.ctypes.data, rows.vectors.ctypes.data, rows.items.ctypes.data
@@ -169,22 +161,13 @@ def _call(
     return call, call.ctypes.data
 
 
-def _search(
-    rows: Rows,
-    tiles: Tiles,
-    cells: Ints,
-    asked: tuple[Floats, Doubles],
-    own: Queries,
-    unwanted: Items,
-    bits: Bits,
-    scratch: Scratch,
-    k: int,
-) -> Best | None:
+def _search(asked: Asked, k: int) -> Best | None:
+    rows, tiles, cells, queries, added, own, unwanted, bits, scratch = asked
     n = _scan(rows, tiles, cells, own, unwanted, bits, scratch, k)
     if n < 0:
         return None
-    near = margins(asked[0], rows.longest)
-    best: Best = best_of(rows.vectors, rows.items, scratch.kept[:n], *asked, near, k)
+    near = margins(queries, rows.longest)
+    best: Best = best_of(rows.vectors, rows.items, scratch.kept[:n], queries, added, near, k)
     return best
 
 

@@ -161,9 +161,7 @@ class Searcher:
         Parameters
         ----------
         explore, visit, interests, merge, select, shares, recall, max_items, temperature, known, top_p, seed,
-        repeats
-            See :class:`tesserec.index.contract.Policy`.
-        new_share
+        repeats, new_share
             See :class:`tesserec.index.contract.Policy`.
         only
             What the answer may hold.
@@ -191,7 +189,7 @@ class Searcher:
         given: dict[str, Any] = {"explore": explore, "visit": visit, "interests": interests}
         given |= {"merge": merge, "select": select, "shares": shares, "recall": recall, "max_items": max_items}
         given |= {"temperature": temperature, "known": known, "top_p": top_p, "seed": seed, "repeats": repeats}
-        given |= {"new_share": new_share}
+        given["new_share"] = new_share
         policy = replace(self.policy, **{name: value for name, value in given.items() if value is not None})
         if diversify_by is not None and not diversity:
             raise ConfigError(f"diversify_by = {diversify_by!r} with diversity = 0 changes nothing; set diversity too")
