@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import Self
 
 from tesserec.data.dataset import Dataset
 from tesserec.data.features import ItemFeatures
@@ -36,6 +37,10 @@ class TesseraConfig(WarmConfig):
         Parts of a cell, whose moments say how likely the cell is; more cost more and see more of its items.
     balance
         Largest size of a cell as a multiple of the mean, and of a part.
+    normaliser
+        What the likelihood of a target is normalised over: ``exact`` every item, as in the full softmax, and the
+        posterior learns beside it; ``moments`` the moments of parts and the items of the target's cell, whose cost
+        grows with the root of the catalogue; ``auto`` exact for up to 50,000 items, moments for more or with a reader.
     warmup_epochs
         Epochs in which the whole catalogue is one cell, which makes the loss the full softmax; then k-means divides it.
     settle_epochs
@@ -54,8 +59,22 @@ class TesseraConfig(WarmConfig):
     balance: float = Field(2.0, ge=1)
     settle_epochs: int = Field(20, ge=0)
     spread: float = Field(0.3, ge=0)
+    normaliser: Literal["auto", "exact", "moments"] = "auto"
     reader_rank: int = Field(0, ge=0)
     reader_dropout: float = Field(0.2, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _one_vector_where_exact(self) -> Self:
+        if self.normaliser == "exact" and self.reader_rank:
+            raise ValueError(
+                f"normaliser = 'exact' with reader_rank = {self.reader_rank}, but one softmax over all items has one "
+                "user vector; use normaliser = 'moments', or reader_rank = 0"
+            )
+        return self
+
+
+EXACT_ITEMS = 50_000
+"""Items up to which a step over all of them costs little more than its encoder and its moments."""
 
 
 class TesseraNetwork(Network):
@@ -85,6 +104,8 @@ class TesseraNetwork(Network):
         # Every item counts in the moments, so every row of the table moves in every step.
         self.items.table.sparse = False
         self.codes = config.codes
+        few = items <= EXACT_ITEMS and not config.reader_rank
+        self.exact = few if config.normaliser == "auto" else config.normaliser == "exact"
         self.tilt = nn.Linear(dim, dim, bias=False)
         self.lift = nn.Parameter(torch.zeros(config.codes))
         nn.init.zeros_(self.tilt.weight)
@@ -115,9 +136,10 @@ class TesseraNetwork(Network):
         return Moments.of(items, self.part_of, len(self.cell_of_part))
 
     def losses(self, batch: TensorBatch, progress: float) -> dict[str, Tensor]:
-        """``cell`` and ``item``, whose sum is ``-log p(target)`` over the whole catalogue, and ``spread``.
+        """``item``, ``cell`` and ``spread``; before the cells are started ``item`` alone, the full softmax.
 
-        Before the cells are started ``item`` alone, the full softmax.
+        With moments the sum of ``item`` and ``cell`` is ``-log p(target)`` over the whole catalogue. With the exact
+        normaliser ``item`` alone is that, and ``cell`` moves nothing but the posterior's tilt and lift.
         """
         items = self.items.every()
         users = self.user(self.states(F.embedding(batch.inputs, items))[batch.valid]) / self.config.temperature
@@ -125,12 +147,14 @@ class TesseraNetwork(Network):
             return {"item": full_softmax(users, items, batch.wanted)}
         moments, layout = self.moments(items), self.layout
         cells = layout.cells[batch.wanted]
-        read = self._read(users, cells, moments)
-        return {
-            "cell": F.cross_entropy(self.cell_logits(users, moments), cells),
-            "item": cell_softmax(read, items, batch.wanted, layout),
-            "spread": self.config.spread * moments.spread(),
-        }
+        if self.exact:
+            item = full_softmax(users, items, batch.wanted)
+            logits = self.cell_logits(users.detach(), moments.detach())
+        else:
+            item = cell_softmax(self._read(users, cells, moments), items, batch.wanted, layout)
+            logits = self.cell_logits(users, moments)
+        spread = self.config.spread * moments.spread()
+        return {"cell": F.cross_entropy(logits, cells), "item": item, "spread": spread}
 
     def cell_logits(self, users: Tensor, moments: Moments) -> Tensor:
         """Logits of cells ``(rows, codes)``: the log-mass of each by its parts, under a learned tilt and lift.
@@ -232,22 +256,23 @@ class Tessera(NeuralRetriever):
     """The factorised softmax, ours: ``p(item | user) = p(cell | user) * p(item | cell, user)``.
 
     Every item lies in one cell. Both factors are trained by the likelihood of the next item over the whole catalogue,
-    without negative samples, at the cost of as many dot products as there are cells and items in one cell. The same
-    two factors serve: each candidate comes with its probability, lists of different interests merge without a rule,
-    and a search that visits cells by falling probability knows what it left out.
+    without negative samples; on large catalogues at the cost of as many dot products as there are cells and items in
+    one cell. The same two factors serve: each candidate comes with its probability, lists of different interests merge
+    without a rule, and a search that visits cells by falling probability knows what it left out.
 
     Notes
     -----
     All of it is ours. *Posterior*: what the single-vector softmax would give a cell, ``log sum exp(u . z_i)`` over its
     items: the sum over the parts of the cell of their masses, each to second order from its items' mean and variance,
     plus a small learned correction that starts at zero (a linear map of the user vector and a number a cell). A part
-    holds a dozen items, so that the one which a user is sure to like is not lost in an average. It has no weights of
-    its own to fit a label with, and its gradients reach the items. *Within a cell*: an exact softmax, one small
-    matrix product for each cell that the batch needs. *Cells*: after a warm-up as a full softmax (one cell), k-means
-    on items makes parts and k-means on parts makes cells; then a Lloyd step of both after each epoch from their
-    present means, so that part and cell keep their identity; none grows beyond a cap. ``spread`` draws items towards
-    the middle of their part. *Calibration*: after training, one temperature for both factors, the one under which the
-    posterior gives the cells of held-out items of validation users the largest likelihood.
+    holds a dozen items, so that the one which a user is sure to like is not lost in an average. *Likelihood*: on
+    catalogues that allow it the full softmax trains user and item vectors, and the posterior's correction learns the
+    target's cell beside it. On larger ones the posterior and an exact softmax within the target's cell, one small
+    matrix product for each cell that the batch needs, train them together. *Cells*: after a warm-up as a full softmax
+    (one cell), k-means on items makes parts and k-means on parts makes cells; then a Lloyd step of both after each
+    epoch from their present means, so that part and cell keep their identity; none grows beyond a cap. ``spread`` draws
+    items towards the middle of their part. *Calibration*: after training, one temperature for both factors, the one
+    under which the posterior gives the cells of held-out items of validation users the largest likelihood.
     """
 
     name = "tessera"

@@ -77,6 +77,10 @@ class Moments:
         squares = zeros.index_add(0, cells, items * items) * share
         return cls(sizes.log(), means, (squares - means * means).clamp_min(0))
 
+    def detach(self) -> Moments:
+        """The same without gradients."""
+        return Moments(self.log_sizes, self.means.detach(), self.variances.detach())
+
     def log_mass(self, users: Tensor) -> Tensor:
         """To second order, ``log sum_{i in c} exp(u . z_i)`` of every cell for users ``(rows, dim)``."""
         return self.log_sizes + users @ self.means.T + 0.5 * (users * users) @ self.variances.T

@@ -22,7 +22,8 @@ def network_with_cells(**changes):
     torch.manual_seed(0)
     config = TesseraConfig.model_validate(OWN | changes)
     network = TesseraNetwork(len(dataset().items), config, None)
-    for parameter in (network.tilt.weight, network.lift, *network.reader.out.parameters()):
+    reader = network.reader.out.parameters() if network.reader else ()
+    for parameter in (network.tilt.weight, network.lift, *reader):
         torch.nn.init.normal_(parameter, std=0.3)
     network.start(0, seed=0)
     return network.eval()
@@ -122,6 +123,41 @@ def test_posterior_and_items_learn_from_both_factors():
     assert all((slope.abs().sum(1) > 0).float().mean() > 0.9 for slope in tables.values())
     (tilt,) = torch.autograd.grad(terms["cell"], network.tilt.weight)
     assert tilt.abs().sum() > 0
+
+
+def test_with_the_exact_normaliser_items_learn_from_the_full_softmax_alone_and_the_posterior_beside_it():
+    network = network_with_cells(reader_rank=0, normaliser="exact", spread=0.0).train()
+    batch = some_batch(network)
+    network.eval()
+    terms = network.losses(batch, 0.0)
+    users = network.user(network.states(network.items.all()[batch.inputs])[batch.valid]) / network.config.temperature
+    full = F.cross_entropy(users @ network.items.all().T, batch.wanted)
+    assert terms["item"].item() == pytest.approx(full.item(), abs=1e-3)
+    reached = {n for n, p in network.named_parameters() if slope(terms["cell"], p) > 0}
+    assert reached == {"tilt.weight", "lift"}
+
+
+def slope(term, parameter):
+    """Size of a term's gradient; 0 where it does not reach."""
+    (gradient,) = torch.autograd.grad(term, parameter, retain_graph=True, allow_unused=True)
+    return 0.0 if gradient is None else gradient.abs().sum().item()
+
+
+def test_the_normaliser_follows_the_catalogue_unless_it_is_chosen(monkeypatch):
+    def exact(**changes):
+        return TesseraNetwork(120, TesseraConfig.model_validate(OWN | {"reader_rank": 0} | changes), None).exact
+
+    assert exact()
+    assert not exact(normaliser="moments")
+    assert not exact(reader_rank=4)
+    monkeypatch.setattr("tesserec.models.tessera.EXACT_ITEMS", 119)
+    assert not exact()
+    assert exact(normaliser="exact")
+
+
+def test_a_reader_under_the_exact_normaliser_is_refused():
+    with pytest.raises(ValueError, match=r"normaliser = 'exact' with reader_rank = 4"):
+        TesseraConfig.model_validate(OWN | {"normaliser": "exact"})
 
 
 def test_cells_keep_within_their_cap_and_their_identity_between_epochs():
