@@ -40,7 +40,7 @@ class TesseraConfig(WarmConfig):
     normaliser
         What the likelihood of a target is normalised over: ``exact`` every item, as in the full softmax, and the
         posterior learns beside it; ``moments`` the moments of parts and the items of the target's cell, whose cost
-        grows with the root of the catalogue; ``auto`` exact for up to 20,000 items, moments for more or with a reader.
+        grows with the root of the catalogue; ``auto`` exact for up to 40,000 items, moments for more or with a reader.
     warmup_epochs
         Epochs in which the whole catalogue is one cell, which makes the loss the full softmax; then k-means divides it.
     settle_epochs
@@ -73,7 +73,7 @@ class TesseraConfig(WarmConfig):
         return self
 
 
-EXACT_ITEMS = 20_000
+EXACT_ITEMS = 40_000
 """Items up to which a step over all of them costs at most about twice what it costs with moments."""
 
 
