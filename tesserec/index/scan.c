@@ -39,6 +39,9 @@ struct call {
     double *best_values;
     int32_t *best_columns;
     int64_t k;
+    const float *stops;
+    int64_t n_stops;
+    int64_t *visited;
 };
 
 int32_t tesserec_supported(void) {
@@ -143,6 +146,17 @@ static void bounds(const struct call *c, int64_t tile, __m512 *high, __m512 *low
     *low = lower;
 }
 
+/* Upper bounds of all rows of the first cell. */
+__attribute__((target("avx512f,avx512bw,avx512vnni")))
+int64_t tesserec_highest(const struct call *c) {
+    for (int64_t tile = 0; tile < c->tile_offsets[1]; tile++) {
+        __m512 upper, lower;
+        bounds(c, tile, &upper, &lower);
+        _mm512_storeu_ps(c->uppers + ROWS * tile, upper);
+    }
+    return 0;
+}
+
 static int refused(const struct call *c, int32_t item) {
     return bit(c->dead, c->n_dead, item) || bit(c->bits, c->n_bits, item) || holds(c->unwanted, c->n_unwanted, item);
 }
@@ -155,7 +169,10 @@ static int64_t scan(const struct call *c) {
     struct walk ahead = {0, 0, 0};
     int64_t n = 0, full = 2 * c->k < c->room ? 2 * c->k : c->room;
     for (int64_t i = 0; i < AHEAD; i++) fetch_next(c, &ahead);
+    *c->visited = 0;
     for (int64_t visit = 0; visit < c->n_cells; visit++) {
+        if (c->n_stops && c->stops[visit] < *c->bar) break;
+        ++*c->visited;
         int64_t cell = c->cells[visit], first = c->offsets[cell], rows = c->offsets[cell + 1] - first;
         for (int64_t done = 0; done < rows; done += ROWS) {
             __m512 upper, lower;
