@@ -169,8 +169,8 @@ class Recommended(Struct, frozen=True):
 
     ``certified``: no item that was left unvisited could change the list. ``cells`` and ``items`` are what the search
     visited, ``mass_left`` the posterior probability of the cells that it did not. ``by_place``: cells were visited by
-    posterior and place, for a recall target, and not by falling posterior alone. ``unknown`` are ids of the history that
-    the catalogue does not hold.
+    posterior and place, for a recall target, and not by falling posterior alone. ``unknown`` are ids of the history
+    that the catalogue does not hold.
     """
 
     candidates: list[Candidate]
