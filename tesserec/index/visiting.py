@@ -111,8 +111,12 @@ def in_order(
     postings: VectorPostings, queries: Floats, added: Doubles, posterior: Floats, order: Order, max_items: int | None
 ) -> tuple[Ints, Floats]:
     """Cells by posterior and place, and where each stops the search; see :mod:`tesserec.index.order`."""
-    number = orders(heights(postings.places, postings.cells, queries, added), frozen(posterior), order.weight)
-    return cells_in_falling_order(number, frozen(postings.sizes), order.slack, -1 if max_items is None else max_items)  # type: ignore[no-any-return]
+    near = heights(postings.places, postings.cells, queries, added)
+    if postings.delta is not None:  # new items of a cell that had none may lie anywhere
+        near[np.diff(postings.offsets) == 0] = near.max()
+    cap, number = -1 if max_items is None else max_items, orders(near, frozen(posterior), order.weight)
+    cells, stops = cells_in_falling_order(number, frozen(postings.sizes), order.slack, cap)
+    return cells, stops
 
 
 @kernel

@@ -14,6 +14,7 @@ from tesserec.index.order import Order, cells_in_falling_order, heights, orders
 from tesserec.index.postings import VectorPostings
 from tesserec.index.scan import best_together, native_search
 from tesserec.index.search import retrieve
+from tesserec.index.visiting import in_order
 from tests.index.world import histories, world
 
 NATIVE = native_search() is not None
@@ -140,6 +141,18 @@ def test_an_endless_slack_is_exact_and_certified_and_a_small_one_honest():
                 left = 30 - found.visits.cells[user]
                 assert least[user, :left].sum() - 1e-6 <= found.visits.mass_left[user]
                 assert found.visits.mass_left[user] <= least[user, 30 - left :].sum() + 1e-6
+
+
+def test_new_items_of_a_cell_that_had_none_are_found():
+    rng = np.random.default_rng(0)
+    queries = np.eye(4, dtype=np.float32)[:1]
+    vectors = rng.normal(size=(100, 4)).astype(np.float32) + 10 * queries[0]
+    postings = VectorPostings.build(vectors, rng.integers(0, 9, 100), 10)
+    postings = postings.with_delta(np.array([100]), 20 * queries, np.array([9]), np.empty(0, np.int64), 101)
+    posterior = np.full(10, 0.1, np.float32)
+    cells, stops = in_order(postings, queries, np.zeros(1), posterior, Order(0.0, 0.0), None)
+    best = best_together(postings.segments, cells, queries, np.zeros(1), NOTHING.listed, NOTHING, 1, stops)
+    assert best.items.tolist() == [100]
 
 
 def test_a_query_that_is_no_number_is_refused():
