@@ -2,9 +2,9 @@
 
 The work of every engine is the same: the 100 items with the largest dot product with any of a user's 8 vectors. A
 library searches its index for the 100 nearest items of each vector in one call and the lists are merged by a compiled
-kernel; ours makes the posterior over cells, visits them in falling order until the calibrated mass, and merges as it
-goes. Recall is the share of the exact answer, over users that took no part in calibration. With ``--kind lists`` the
-work is that of :mod:`benchmarks.index_lists` instead. Rows go to
+kernel; ours finds where the cells lie, makes the posterior over them, visits them by both until none is worth it for
+the recall target, and merges as it goes. Recall is the share of the exact answer, over users that took no part in
+calibration. With ``--kind lists`` the work is that of :mod:`benchmarks.index_lists` instead. Rows go to
 ``benchmarks/results/index.json`` one by one; what is there already is not measured again. From all of them the table
 and the plot of ``docs/benchmarks.md`` are written.
 

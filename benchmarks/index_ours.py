@@ -1,4 +1,4 @@
-"""tesserec in the index benchmark: posterior, cells in falling order to the calibrated mass, one pass, merge.
+"""tesserec in the index benchmark: places of cells, posterior, cells in order until none is worth it, one pass, merge.
 
 A published model is asked through its searcher instead, user side included.
 """
@@ -8,94 +8,100 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from benchmarks.index_engines import Answer
 from benchmarks.index_model import ModelWorld
-from benchmarks.index_world import INTERESTS, IndexWorld, exact_answers, make_cells, make_postings
-from tesserec.index.calibration import from_masses
+from benchmarks.index_world import INTERESTS, IndexWorld, make_cells, make_postings
+from tesserec.index.calibration import Measured, from_measured, refined, share_found
 from tesserec.index.contract import Candidates, Policy
 from tesserec.index.filters import NOTHING
+from tesserec.index.order import Order, cells_in_falling_order, heights, orders
 from tesserec.index.postings import VectorPostings
-from tesserec.index.scan import best_together
-from tesserec.index.visiting import cells_in_order, mass_before
+from tesserec.index.scan import Best, best_together
+from tesserec.index.topk import frozen
 
-_NOBODY = np.empty(0, np.int32)
-_SHARPNESS = (30.0, 60.0, 80.0)
-_CALIBRATED = 300
+_NOBODY, _NOTHING = np.empty(0, np.int32), np.zeros(INTERESTS)
+_SHARPNESS = 60.0
+_EVERYTHING = Order(0.0, np.inf)
+_CALIBRATED = 1000
 _TARGETS = (0.95, 0.98, 0.99, 0.995, 0.999)
 
 
 class Ours:
-    """Cells, postings and a posterior whose sharpness visits fewest items at a recall of 0.99 in validation."""
+    """Cells and postings, with the posterior of :mod:`benchmarks.index_world`, calibrated as a bundle is."""
 
     def __init__(self, world: IndexWorld, cells: int) -> None:
-        self.centres, of_item = make_cells(world.vectors, cells)
-        self.postings = make_postings(world.vectors, of_item, cells)
-        self.sizes = self.postings.sizes
+        of_item = make_cells(world.vectors, cells)
+        self._take(make_postings(world.vectors, of_item, cells), world.users[:_CALIBRATED])
+
+    def _take(self, postings: VectorPostings, users: Any) -> None:
+        self.postings, self.users = postings, users
+        self.sizes = frozen(postings.sizes)
         self.log_sizes = np.log(np.maximum(self.sizes, 0.01)).astype(np.float32)
-        self.reach = 3 * _spreads(self.postings, self.centres)
-        self.centres_t = np.ascontiguousarray(self.centres.T)
-        rows, tiles = self.postings.segments[0]
-        held = (rows.vectors, rows.items, rows.offsets, self.postings.place, tiles.tiles, tiles.scales)
-        self.bytes_per_item = sum(array.nbytes for array in held) / len(world.vectors)
-        self._calibrate(world)
+        rows, tiles = postings.segments[0]
+        own = postings.places.rows
+        held = (
+            rows.vectors,
+            rows.items,
+            rows.offsets,
+            postings.place,
+            tiles.tiles,
+            tiles.scales,
+            own.tiles,
+            own.scales,
+        )
+        self.bytes_per_item = sum(array.nbytes for array in held) / postings.size
+        exact = [self.answer(user, _EVERYTHING)[0] for user in users]
+        near = np.stack([self._heights(user) for user in users])
+        answers, worst = np.stack([best.items for best in exact]), np.array([best.values[-1] for best in exact])
+        measured = Measured(self._posterior(near), near, postings.cells_of(answers), worst.astype(np.float32))
+
+        def share(order: Order) -> float:
+            return share_found(np.stack([self.answer(user, order)[0].items for user in users]), answers)
+
+        self.calibration = refined(from_measured(measured, self.sizes), share)
+        self.facts: dict[str, Any] = {"cells": postings.cells, "calibrated": len(users)}
 
     def __getstate__(self) -> dict[str, Any]:
         bare = VectorPostings(self.postings.vectors, self.postings.items, self.postings.offsets)
         return {**vars(self), "postings": bare}
 
-    def _calibrate(self, world: IndexWorld) -> None:
-        users = np.arange(_CALIBRATED if len(world.vectors) <= 2_000_000 else _CALIBRATED // 3)
-        cells = self.postings.cells_of(exact_answers(world, 100, users))
-        self.sample = world.users[: len(users)]
-        choices = []
-        for sharpness in _SHARPNESS:
-            self.sharpness, self.bias = sharpness, self.log_sizes + sharpness * self.reach
-            posterior = np.stack([self.posterior(world.users[user]) for user in users])
-            order, before = mass_before(posterior)
-            of_cell = np.empty_like(before)
-            np.put_along_axis(of_cell, order, before, axis=1)
-            calibration = from_masses(np.take_along_axis(of_cell, cells, axis=1).ravel(), 100, len(users))
-            items = (self.sizes[order] * (before < calibration.mass_for(0.99))).sum(axis=1).mean()
-            choices.append((items, sharpness, calibration))
-        _, self.sharpness, self.calibration = min(choices, key=lambda choice: choice[0])
-        self.bias = self.log_sizes + self.sharpness * self.reach
-        self.facts: dict[str, Any] = {"sharpness": self.sharpness, "cells": len(self.sizes)}
+    def _heights(self, user: Any) -> Any:
+        return heights(self.postings.places, self.postings.cells, user, _NOTHING)
+
+    def _posterior(self, near: Any) -> Any:
+        logits = self.log_sizes + np.float32(_SHARPNESS) * near
+        np.exp(logits - logits.max(axis=-1, keepdims=True), out=logits)
+        return logits / logits.sum(axis=-1, keepdims=True)
 
     def posterior(self, user: Any) -> Any:
-        """``p(cell | user)`` as in :mod:`benchmarks.index_world`."""
-        logits = self.bias + self.sharpness * (user @ self.centres_t).max(axis=0)
-        np.exp(logits - logits.max(), out=logits)
-        return logits / logits.sum()
+        """``p(cell | user)``."""
+        return self._posterior(self._heights(user))
+
+    def answer(self, user: Any, order: Order) -> tuple[Best, float, int]:
+        """The best 100 items, the posterior mass left and the items visited."""
+        near = self._heights(user)
+        posterior = self._posterior(near)
+        cells, stops = cells_in_falling_order(orders(near, posterior, order.weight), self.sizes, order.slack, -1)
+        best = best_together(self.postings.segments, cells, user, _NOTHING, _NOBODY, NOTHING, 100, stops)
+        assert best is not None
+        seen = cells[: best.visited]
+        return best, 1.0 - float(posterior[seen].sum()), int(self.sizes[seen].sum())
 
     def settings(self, k: int) -> Iterator[tuple[str, Answer]]:
         """Recall targets, and every cell; ``visited`` is the mean share of the items that validation users visit."""
-        nothing, segments = np.zeros(INTERESTS), self.postings.segments
-        for target in (*_TARGETS, None):
-            mass = 1.0 if target is None else self.calibration.mass_for(target)
-
-            def answer(user: Any, mass: float = mass) -> Any:
-                cells = cells_in_order(self.posterior(user), mass)
-                best = best_together(segments, cells, user, nothing, _NOBODY, NOTHING, k)
-                assert best is not None
-                return best[0]
-
-            visited = [self.sizes[cells_in_order(self.posterior(user), mass)].sum() for user in self.sample]
-            self.facts["visited"] = round(float(np.mean(visited)) / self.postings.size, 4)
-            yield "exact" if target is None else f"recall={target}", answer
-
-
-def _spreads(postings: VectorPostings, centres: Any) -> Any:
-    """Root mean square distance of a cell's items from its centre in one coordinate, float32 ``(cells,)``."""
-    spreads = np.zeros(len(centres), np.float32)
-    for cell, (first, last) in enumerate(pairwise(postings.offsets)):
-        if last > first:
-            spreads[cell] = np.sqrt(((postings.vectors[first:last] - centres[cell]) ** 2).mean())
-    return spreads
+        assert k == 100
+        for target in _TARGETS:
+            order = self.calibration.order_for(target)
+            assert order is not None
+            visited = [self.answer(user, order)[2] for user in self.users[:300]]
+            self.facts |= {"visited": round(float(np.mean(visited)) / self.postings.size, 4), "weight": order.weight}
+            yield f"recall={target}", lambda user, order=order: self.answer(user, order)[0].items
+        self.facts["visited"] = 1.0
+        yield "exact", lambda user: self.answer(user, _EVERYTHING)[0].items
 
 
 class Published:

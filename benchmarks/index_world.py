@@ -2,9 +2,9 @@
 
 Items are a hierarchical mixture of Gaussians: 100 topics, 4,000 clusters around them, Zipf sizes, a spectrum that
 decays, unit length. A user has 8 vectors, each near another cluster, drawn with a wider spread than the items. Cells
-are k-means of the items (Faiss); the posterior of a cell is ``softmax(log n_c + sharpness * (max_j u_j . centre_c + 3
-s_c))``, with ``s_c`` the spread of its items in one coordinate: the mass that a cell would have under the user's
-vectors if its items lay where its best ones may lie. No model is trained.
+are k-means of the items (Faiss); the posterior of a cell is ``softmax(log n_c + 60 (max_j u_j . centre_c + 4 s_c))``,
+with ``s_c`` the spread of its items in one coordinate: the mass that a cell would have under the user's vectors if its
+items lay where its best ones may lie. No model is trained.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def make_world(items: int, users: int = 2000, seed: int = 0) -> IndexWorld:
     return IndexWorld(vectors, unit(near + 1.0 * rng.normal(size=near.shape) * spectrum))
 
 
-def make_cells(vectors: Floats, cells: int, seed: int = 0) -> tuple[Floats, NDArray[np.int64]]:
-    """Centres ``(cells, 64)`` and the cell of each item, by k-means on at most 64 items a cell.
+def make_cells(vectors: Floats, cells: int, seed: int = 0) -> NDArray[np.int64]:
+    """The cell of each item, by k-means on at most 64 items a cell.
 
     Beyond two million items, on 16, and an item's cell is the nearest that an inverted index of the centres finds.
     """
@@ -81,7 +81,7 @@ def make_cells(vectors: Floats, cells: int, seed: int = 0) -> tuple[Floats, NDAr
     of_item = np.empty(len(vectors), np.int64)
     for start in range(0, len(vectors), 1 << 18):
         of_item[start : start + (1 << 18)] = index.search(vectors[start : start + (1 << 18)], 1)[1][:, 0]
-    return means.centroids, of_item
+    return of_item
 
 
 def exact_answers(world: Any, k: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from tesserec.errors import ArtefactError, UserError
 
-FORMATS = {"dataset": 1, "model": 1, "generation": 2}
+FORMATS = {"dataset": 1, "model": 1, "generation": 3}
 """Newest format of each kind of directory, 1 for others; the one that is written and the only one that is read."""
 MANIFEST = "manifest.json"
 _END = 1 << 16

@@ -19,10 +19,11 @@ from tesserec.index.filters import Bits, Blocked
 from tesserec.index.interests import Choice
 from tesserec.index.kernels import empty_rows, ordered_rows
 from tesserec.index.merge import log_chances, merge_interests, no_candidates
+from tesserec.index.order import Order
 from tesserec.index.postings import VectorPostings
-from tesserec.index.scan import best_together
+from tesserec.index.scan import NO_STOPS, best_together
 from tesserec.index.topk import TopK, cells_topk, exact_topk, in_threads
-from tesserec.index.visiting import known_cells, visits_of
+from tesserec.index.visiting import cells_to_visit, in_falling_probability, in_order, known_cells, visits_of
 from tesserec.index.within import Users
 
 
@@ -37,22 +38,22 @@ class Request:
     blocked: Blocked
     elsewhere: Elsewhere | None
     trained: Bits | None = None
+    order: Order | None = None
 
     @property
     def everywhere(self) -> Request:
         """The same, visiting every cell."""
-        return replace(self, policy=replace(self.policy, visit=1.0, max_items=None))
+        return replace(self, policy=replace(self.policy, visit=1.0, max_items=None), order=None)
 
 
 def search_across(
     users: Users,
     postings: VectorPostings,
     choice: Choice,
-    visited: NDArray[np.bool_],
     request: Request,
     histories: Histories,
 ) -> Candidates:
-    """The ``k`` best candidates of each user from the visited cells ``(users, cells)``.
+    """The ``k`` best candidates of each user from the cells that the request visits.
 
     Parameters
     ----------
@@ -62,9 +63,10 @@ def search_across(
     vectors = np.asarray(users.side.read(users.encoded, choice.codes), np.float32)
     by_value = request.policy.merge != "quota" and not choice.explored.any()
     if by_value and postings.cells > 1 and request.elsewhere is None:
-        together = _search_together(users, postings, choice, vectors, visited, request)
+        together = _search_together(users, postings, choice, vectors, request)
         if together is not None:
-            return replace(together, visits=visits_of(users.encoded.posterior, visited, postings.sizes))
+            return together
+    visited = cells_to_visit(users.encoded.posterior, postings, request.policy)
     exploited, explored = _cells_to_search(visited, known_cells(postings, histories), choice)
     items = np.full((*choice.codes.shape, request.k), -1, np.int32)
     scores = np.full((*choice.codes.shape, request.k), -np.inf, np.float32)
@@ -85,33 +87,38 @@ def _search_together(
     postings: VectorPostings,
     choice: Choice,
     vectors: Floats,
-    visited: NDArray[np.bool_],
     request: Request,
 ) -> Candidates | None:
     """All interests of a user in one pass over the cells; None where too many values are nearly equal."""
     answer = no_candidates(len(vectors), request.k)
     added = log_chances(choice, request.policy)
-    posterior, segments = users.encoded.posterior, postings.segments
+    posterior, segments, order = users.encoded.posterior, postings.segments, request.order
+    visited = np.zeros(posterior.shape, np.bool_) if order else cells_to_visit(posterior, postings, request.policy)
     seen = empty_rows(len(vectors)) if users.unwanted is None else ordered_rows(users.unwanted)
 
     def search(begin: int, end: int) -> bool:
         for row in range(begin, end):
             read = choice.codes[row] >= 0
-            cells = np.flatnonzero(visited[row])
-            cells = cells[np.argsort(-posterior[row, cells], kind="stable")]
-            queries = np.ascontiguousarray(vectors[row, read])
+            queries, own = np.ascontiguousarray(vectors[row, read]), added[row, read]
+            if order:
+                cells, stops = in_order(postings, queries, own, posterior[row], order, request.policy.max_items)
+            else:
+                cells, stops = in_falling_probability(posterior[row], visited[row]), NO_STOPS
             unwanted = seen.values[seen.starts[row] : seen.stops[row]]
-            best = best_together(segments, cells, queries, added[row, read], unwanted, request.blocked, request.k)
+            best = best_together(segments, cells, queries, own, unwanted, request.blocked, request.k, stops)
             if best is None:
                 return False
-            items, values, columns = best
+            items, values, columns, reached = best
+            visited[row, cells[:reached]] = True
             column, n = np.flatnonzero(read)[columns], len(items)
             answer.items[row, :n], answer.scores[row, :n] = items, values
             answer.interests[row, :n] = choice.codes[row, column]
             answer.probability[row, :n] = choice.probability[row, column]
         return True
 
-    return answer if all(in_threads(len(vectors), search)) else None
+    if not all(in_threads(len(vectors), search)):
+        return None
+    return replace(answer, visits=visits_of(posterior, visited, postings.sizes, by_place=order is not None))
 
 
 def _search(

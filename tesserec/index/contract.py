@@ -88,7 +88,7 @@ class Policy:
     visit
         Posterior mass of the cells to search, 0 to 1; 1 is exact: every cell that can change the answer.
     recall
-        Instead of ``visit``, the share of the exact answer to find, above 0 and below 1; the mass that it takes was
+        Instead of ``visit``, the share of the exact answer to find, above 0 and below 1; what to visit for it was
         measured on validation histories when the bundle was built (:mod:`tesserec.index.calibration`).
     max_items
         Most items to visit for a user, whatever the above asks for; the likeliest cell is always visited.
@@ -244,29 +244,33 @@ class Visits:
         Cells searched and postings scored, int64 ``(users,)``.
     mass_left
         Posterior probability of the cells that were not searched, float32 ``(users,)``.
+    by_place
+        True where cells were visited by posterior and place, until none was worth it (:mod:`tesserec.index.order`);
+        False where by falling posterior alone, bool ``(users,)``.
     """
 
     certified: NDArray[np.bool_]
     cells: NDArray[np.int64]
     items: NDArray[np.int64]
     mass_left: Floats
+    by_place: NDArray[np.bool_]
 
     @classmethod
     def none(cls, users: int) -> Self:
         """No visit yet, for a search to fill."""
-        return cls(
-            np.zeros(users, np.bool_), np.zeros(users, np.int64), np.zeros(users, np.int64), np.ones(users, np.float32)
-        )
+        counts = np.zeros(users, np.int64)
+        return cls(np.zeros(users, np.bool_), counts, counts.copy(), np.ones(users, np.float32), counts > 0)
 
     @classmethod
     def complete(cls, users: int, cells: int, items: int) -> Self:
         """Everything visited for everybody."""
         shape = (users,)
-        return cls(np.full(shape, True), np.full(shape, cells), np.full(shape, items), np.zeros(users, np.float32))
+        left, by_place = np.zeros(users, np.float32), np.zeros(users, np.bool_)
+        return cls(np.full(shape, True), np.full(shape, cells), np.full(shape, items), left, by_place)
 
     def __getitem__(self, rows: Any) -> Self:
         """Some of the users."""
-        return type(self)(self.certified[rows], self.cells[rows], self.items[rows], self.mass_left[rows])
+        return type(self)(*(getattr(self, name)[rows] for name in vars(self)))
 
     def __setitem__(self, rows: Any, other: Visits) -> None:
         for name in vars(self):

@@ -23,7 +23,8 @@ from tesserec.errors import ArtefactError, DataError, UserError
 from tesserec.index.arrays import check_offsets, check_rows, facts_of, map_array, number_of, save_arrays
 from tesserec.index.delta import Delta
 from tesserec.index.filters import Bits, bitmap
-from tesserec.index.scan import Segment, segment_of
+from tesserec.index.order import Places, make_places
+from tesserec.index.scan import Segment, frozen_tiles, segment_of
 from tesserec.index.score_postings import ScorePostings
 from tesserec.index.tiles import TILE, Tiles, make_tiles, tile_offsets_of
 from tesserec.index.topk import ItemVectors, frozen, item_vectors
@@ -115,6 +116,11 @@ class VectorPostings:
     def tiles(self) -> Tiles:
         """The base segment in 8 bits."""
         return make_tiles(self.vectors, self.offsets)
+
+    @cached_property
+    def places(self) -> Places:
+        """Where the cells of the base segment lie."""
+        return make_places(self.vectors, self.offsets)
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
@@ -250,6 +256,9 @@ class VectorPostings:
         if self.cells > 1:
             arrays |= {"tiles": self.tiles.tiles, "scales": self.tiles.scales}
             facts |= {"largest": self.tiles.largest, "error": self.tiles.error}
+            rows, longest = self.places
+            arrays |= {"cell_tiles": rows.tiles, "cell_scales": rows.scales}
+            facts |= {"cell_largest": rows.largest, "cell_error": rows.error, "cell_longest": longest}
         save_arrays(directory, "vectors", facts, **arrays)
 
     @classmethod
@@ -273,6 +282,8 @@ class VectorPostings:
         opened.__dict__["table"] = ItemVectors(frozen(vectors), frozen(items), frozen(place), longest)
         if opened.cells > 1:
             opened.__dict__["tiles"] = _open_tiles(directory, offsets, opened.dim)
+            rows = _open_tiles(directory, np.array([0, opened.cells]), opened.dim + 1, "cell_")
+            opened.__dict__["places"] = Places(frozen_tiles(rows), number_of(directory, "cell_longest"))
         return opened
 
     def verify(self) -> None:
@@ -289,9 +300,11 @@ class VectorPostings:
         if not np.array_equal(whole.place, self.place) or whole.longest != self.table.longest:
             raise ArtefactError("place.npy or postings.json does not go with the vectors; publish the bundle again")
         if self.cells > 1:
-            made = make_tiles(self.vectors, self.offsets)
-            if not all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(made, self.tiles, strict=True)):
+            if not _equal(make_tiles(self.vectors, self.offsets), self.tiles):
                 raise ArtefactError("tiles.npy or scales.npy does not go with the vectors; publish the bundle again")
+            rows, longest = make_places(self.vectors, self.offsets)
+            if not _equal(rows, self.places.rows) or longest != self.places.longest:
+                raise ArtefactError("cell_tiles.npy or cell_scales.npy does not go with the vectors; publish again")
 
 
 @dataclass(frozen=True)
@@ -331,14 +344,19 @@ def open_postings(directory: Path) -> VectorPostings | ScorePostings:
     return VectorPostings.open(directory) if kind == "vectors" else ScorePostings.open(directory)
 
 
-def _open_tiles(directory: Path, offsets: Ints, dim: int) -> Tiles:
+def _equal(made: Tiles, stored: Tiles) -> bool:
+    return all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(made, stored, strict=True))
+
+
+def _open_tiles(directory: Path, offsets: Ints, dim: int, prefix: str = "") -> Tiles:
     starts = tile_offsets_of(offsets)
-    tiles = map_array(directory / "tiles.npy", "|u1", 4)
-    scales = map_array(directory / "scales.npy", "<f4", 1)
+    tiles = map_array(directory / f"{prefix}tiles.npy", "|u1", 4)
+    scales = map_array(directory / f"{prefix}scales.npy", "<f4", 1)
     expected = (int(starts[-1]), -(-dim // 4), TILE, 4)
     if tiles.shape != expected or len(scales) != expected[0] * TILE:
         raise ArtefactError(
-            f"{directory / 'tiles.npy'} has shape {tiles.shape} and scales.npy {scales.shape}; expected {expected} and "
-            f"one scale a row of 16; publish the bundle again"
+            f"{directory / f'{prefix}tiles.npy'} has shape {tiles.shape} and {prefix}scales.npy {scales.shape}; "
+            f"expected {expected} and one scale a row of 16; publish the bundle again"
         )
-    return Tiles(tiles, scales, starts, number_of(directory, "largest"), number_of(directory, "error"))
+    largest, error = (number_of(directory, f"{prefix}{name}") for name in ("largest", "error"))
+    return Tiles(tiles, scales, starts, largest, error)

@@ -6,7 +6,8 @@
 
 #include "sets.h"
 
-enum { ROWS = 16, WIDE = 4, AHEAD = 4 }; /* rows of a tile, interests at a time, tiles and rows fetched ahead */
+/* Rows of a tile, tiles and interests at a time, tiles and rows fetched ahead. */
+enum { ROWS = 16, PAIR = 2, WIDE = 4, AHEAD = 12 };
 
 /* What scan.py hands over: eight bytes each, in this order. */
 struct call {
@@ -39,6 +40,9 @@ struct call {
     double *best_values;
     int32_t *best_columns;
     int64_t k;
+    const float *stops;
+    int64_t n_stops;
+    int64_t *visited;
 };
 
 int32_t tesserec_supported(void) {
@@ -104,43 +108,64 @@ static void fetch_next(const struct call *c, struct walk *walk) {
         walk->end = c->tile_offsets[cell + 1];
     }
     const uint8_t *block = c->tiles + walk->tile * c->groups * 64;
-    for (int64_t g = 0; g < c->groups; g++) __builtin_prefetch(block + 64 * g);
+    for (int64_t g = 0; g < c->groups; g++) __builtin_prefetch(block + 64 * g, 0, 2); /* into the second cache */
     __builtin_prefetch(c->scales + ROWS * walk->tile);
     walk->tile++;
 }
 
+/* Bounds of the rows of a tile and the next, which share what is loaded of the queries. */
 __attribute__((target("avx512f,avx512bw,avx512vnni")))
-static void bounds(const struct call *c, int64_t tile, __m512 *high, __m512 *low) {
-    const uint8_t *block = c->tiles + tile * c->groups * 64;
-    __m512 scale = _mm512_loadu_ps(c->scales + ROWS * tile), upper = _mm512_set1_ps(-INFINITY), lower = upper;
-    __m512 reach = _mm512_mul_ps(scale, _mm512_set1_ps(c->limits[0]));
-    reach = _mm512_min_ps(reach, _mm512_add_ps(_mm512_set1_ps(c->limits[1]),
-                                               _mm512_mul_ps(scale, _mm512_set1_ps(c->limits[2]))));
+static void bounds(const struct call *c, int64_t tile, int64_t next, __m512 *high, __m512 *low) {
+    const uint8_t *blocks[PAIR] = {c->tiles + tile * c->groups * 64, c->tiles + next * c->groups * 64};
+    const int64_t tiles[PAIR] = {tile, next};
+    __m512 scale[PAIR], reach[PAIR];
+    for (int64_t p = 0; p < PAIR; p++) {
+        scale[p] = _mm512_loadu_ps(c->scales + ROWS * tiles[p]);
+        reach[p] = _mm512_min_ps(_mm512_mul_ps(scale[p], _mm512_set1_ps(c->limits[0])),
+                                 _mm512_add_ps(_mm512_set1_ps(c->limits[1]),
+                                               _mm512_mul_ps(scale[p], _mm512_set1_ps(c->limits[2]))));
+        high[p] = low[p] = _mm512_set1_ps(-INFINITY);
+    }
     for (int64_t q = 0; q < c->n_queries; q += WIDE) {
-        __m512i sums[WIDE];
+        __m512i sums[PAIR][WIDE];
         const int32_t *parts[WIDE];
         int64_t wide = c->n_queries - q < WIDE ? c->n_queries - q : WIDE;
         for (int64_t j = 0; j < WIDE; j++) {
             int64_t own = q + (j < wide ? j : 0);
-            sums[j] = _mm512_set1_epi32(-c->corrections[own]);
+            sums[0][j] = sums[1][j] = _mm512_set1_epi32(-c->corrections[own]);
             parts[j] = (const int32_t *)(c->bytes + own * c->groups * 4);
         }
         for (int64_t g = 0; g < c->groups; g++) {
-            __m512i v = _mm512_loadu_si512(block + 64 * g);
-            for (int64_t j = 0; j < WIDE; j++)
-                sums[j] = _mm512_dpbusd_epi32(sums[j], v, _mm512_set1_epi32(parts[j][g]));
+            __m512i first = _mm512_loadu_si512(blocks[0] + 64 * g), second = _mm512_loadu_si512(blocks[1] + 64 * g);
+            for (int64_t j = 0; j < WIDE; j++) {
+                __m512i part = _mm512_set1_epi32(parts[j][g]);
+                sums[0][j] = _mm512_dpbusd_epi32(sums[0][j], first, part);
+                sums[1][j] = _mm512_dpbusd_epi32(sums[1][j], second, part);
+            }
         }
-        for (int64_t j = 0; j < wide; j++) {
-            __m512 middle = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[j]), _mm512_set1_ps(c->slopes[q + j]));
-            __m512 slack = _mm512_add_ps(_mm512_mul_ps(reach, _mm512_set1_ps(c->rests[q + j])),
-                                         _mm512_mul_ps(scale, _mm512_set1_ps(c->lengths[q + j])));
-            middle = _mm512_mul_ps(scale, middle);
-            upper = _mm512_max_ps(upper, _mm512_add_ps(_mm512_add_ps(middle, slack), _mm512_set1_ps(c->highs[q + j])));
-            lower = _mm512_max_ps(lower, _mm512_add_ps(_mm512_sub_ps(middle, slack), _mm512_set1_ps(c->lows[q + j])));
-        }
+        for (int64_t p = 0; p < PAIR; p++)
+            for (int64_t j = 0; j < wide; j++) {
+                __m512 middle = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[p][j]), _mm512_set1_ps(c->slopes[q + j]));
+                __m512 slack = _mm512_add_ps(_mm512_mul_ps(reach[p], _mm512_set1_ps(c->rests[q + j])),
+                                             _mm512_mul_ps(scale[p], _mm512_set1_ps(c->lengths[q + j])));
+                middle = _mm512_mul_ps(scale[p], middle);
+                high[p] = _mm512_max_ps(
+                    high[p], _mm512_add_ps(_mm512_add_ps(middle, slack), _mm512_set1_ps(c->highs[q + j])));
+                low[p] = _mm512_max_ps(
+                    low[p], _mm512_add_ps(_mm512_sub_ps(middle, slack), _mm512_set1_ps(c->lows[q + j])));
+            }
     }
-    *high = upper;
-    *low = lower;
+}
+
+/* Upper bounds of all rows of the first cell. */
+__attribute__((target("avx512f,avx512bw,avx512vnni")))
+int64_t tesserec_highest(const struct call *c) {
+    for (int64_t tile = 0, tiles = c->tile_offsets[1]; tile < tiles; tile += PAIR) {
+        __m512 high[PAIR], low[PAIR];
+        bounds(c, tile, tile + 1 < tiles ? tile + 1 : tile, high, low);
+        for (int64_t p = 0; p < PAIR && tile + p < tiles; p++) _mm512_storeu_ps(c->uppers + ROWS * (tile + p), high[p]);
+    }
+    return 0;
 }
 
 static int refused(const struct call *c, int32_t item) {
@@ -155,12 +180,17 @@ static int64_t scan(const struct call *c) {
     struct walk ahead = {0, 0, 0};
     int64_t n = 0, full = 2 * c->k < c->room ? 2 * c->k : c->room;
     for (int64_t i = 0; i < AHEAD; i++) fetch_next(c, &ahead);
+    *c->visited = 0;
     for (int64_t visit = 0; visit < c->n_cells; visit++) {
+        if (c->n_stops && c->stops[visit] < *c->bar) break;
+        ++*c->visited;
         int64_t cell = c->cells[visit], first = c->offsets[cell], rows = c->offsets[cell + 1] - first;
+        __m512 high[PAIR], low[PAIR];
         for (int64_t done = 0; done < rows; done += ROWS) {
-            __m512 upper, lower;
+            int64_t tile = c->tile_offsets[cell] + done / ROWS, half = done / ROWS % PAIR;
             fetch_next(c, &ahead);
-            bounds(c, c->tile_offsets[cell] + done / ROWS, &upper, &lower);
+            if (!half) bounds(c, tile, done + ROWS < rows ? tile + 1 : tile, high, low);
+            __m512 upper = high[half], lower = low[half];
             __mmask16 pass = _mm512_cmp_ps_mask(upper, _mm512_set1_ps(*c->bar), _CMP_GE_OQ);
             if (rows - done < ROWS) pass &= _mm512_cmplt_epi32_mask(lanes, _mm512_set1_epi32((int32_t)(rows - done)));
             if (!pass) continue;

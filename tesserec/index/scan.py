@@ -24,8 +24,17 @@ from tesserec.index.native import native
 from tesserec.index.tiles import TILE, Doubles, Floats, Queries, Tiles, make_queries
 from tesserec.index.topk import ItemVectors, frozen, margins
 
-Best = tuple[Items, Doubles, Items]
-_ROOM = 1 << 13
+_ROOM, _MORE = 1 << 13, 16
+NO_STOPS = frozen(np.empty(0, np.float32))
+
+
+class Best(NamedTuple):
+    """Items, values and interests, best first, and how many of the cells were visited."""
+
+    items: Items
+    values: Doubles
+    columns: Items
+    visited: int
 
 
 class Rows(NamedTuple):
@@ -46,12 +55,13 @@ class Segment(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Working memory of one search: the k-th best lower bound so far, and the rows kept with their bounds."""
+    """Working memory of one search: the k-th best lower bound so far, rows kept with their bounds, cells visited."""
 
     bar: Floats
     kept: Items
     uppers: Floats
     lowers: Floats
+    visited: Ints
 
 
 class Asked(NamedTuple):
@@ -60,6 +70,7 @@ class Asked(NamedTuple):
     rows: Rows
     tiles: Tiles
     cells: Ints
+    stops: Floats
     queries: Floats
     added: Doubles
     own: Queries
@@ -76,6 +87,7 @@ def best_together(
     unwanted: Items,
     blocked: Blocked,
     k: int,
+    stops: Floats = NO_STOPS,
 ) -> Best | None:
     """The k items of some cells with the largest ``max_j (q_j . v + added_j)``.
 
@@ -87,42 +99,91 @@ def best_together(
         Vectors ``(interests, dim)``, and what each adds to its scores.
     unwanted
         Rising items that the user must not be given.
+    stops
+        Where given, one for each cell: the search ends at the first cell whose stop lies below the k-th best value
+        found before it, as far as that is known by then.
 
     Returns
     -------
-    tuple of array or None
-        Items, values and interests, at most k, by falling value, then rising item; of equal values an item takes the
-        first interest's. None if more values are nearly equal than there is room for.
+    Best or None
+        At most k items, by falling value, then rising item; of equal values an item takes the first interest's. None
+        if more values are nearly equal than there is room for.
     """
     if len(blocked.listed):
         unwanted = np.union1d(unwanted, blocked.listed).astype(np.int32)
     queries, added = np.ascontiguousarray(queries, np.float32), np.ascontiguousarray(added, np.float64)
     cells, unwanted, bits = frozen(np.asarray(cells, np.int64)), frozen(unwanted), frozen(blocked.bits)
-    room = _ROOM + 16 * k
-    # A second half of the lower bounds is for the selection of the k-th best.
-    bounds = np.empty(room, np.float32), np.empty(2 * room, np.float32)
-    scratch = Scratch(np.full(1, -np.inf, np.float32), np.empty(room, np.int32), *bounds)
+    for room in (_ROOM + 16 * k, _MORE * (_ROOM + 16 * k)):
+        asked = cells, stops, queries, added, unwanted, bits
+        if (best := _best_of_segments(segments, asked, _scratch(room), k)) is not None:
+            return best
+    return None
+
+
+def _best_of_segments(segments: Sequence[Segment], asked: tuple[Any, ...], scratch: Scratch, k: int) -> Best | None:
+    cells, stops, queries, added, unwanted, bits = asked
     search, answers = native_search() or _search, list[Best]()
     for rows, tiles in segments:
-        own = make_queries(queries, added, tiles.tiles.shape[1], tiles.largest, tiles.error, rows.longest)
-        if not own.limits[3] * rows.longest <= 1e37:
-            margins(queries, rows.longest)  # which says what is wrong with them
-        best = search(Asked(rows, tiles, cells, queries, added, own, unwanted, bits, scratch), k)
+        own = _queries_of(queries, added, tiles, rows.longest)
+        best = search(Asked(rows, tiles, cells, frozen(stops), queries, added, own, unwanted, bits, scratch), k)
         if best is None:
             return None
         answers.append(best)
+        cells, stops = cells[: best.visited], NO_STOPS  # later segments hold what was added to the same cells
     if len(answers) == 1:
         return answers[0]
-    items, values, columns = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+    items, values, columns = (np.concatenate(parts) for parts in list(zip(*answers, strict=True))[:3])
     order = np.lexsort((items, -values))[:k]
-    return items[order], values[order], columns[order]
+    return Best(items[order], values[order], columns[order], answers[0].visited)
+
+
+def highest(tiles: Tiles, longest: float, queries: Floats, added: Doubles) -> Floats:
+    """Upper bounds of ``max_j (q_j . v + added_j)`` for all rows of tiles that are one cell, float32, a tile's 16 each.
+
+    Parameters
+    ----------
+    longest
+        Length of the longest row.
+    """
+    queries, added = np.ascontiguousarray(queries, np.float32), np.ascontiguousarray(added, np.float64)
+    scratch, own = _scratch(len(tiles.scales)), _queries_of(queries, added, tiles, longest)
+    in_c = native("scan", "tesserec_highest", "p")
+    if in_c is None:
+        _highest(tiles, own, scratch.uppers)
+        return scratch.uppers
+    nothing, no_bits = frozen(np.empty(0, np.int32)), frozen(np.empty(0, np.uint8))
+    rows = Rows(frozen(queries), nothing, tiles.offsets, no_bits, longest)
+    one = frozen(np.zeros(1, np.int64))
+    asked = Asked(rows, tiles, one, NO_STOPS, queries, added, own, nothing, no_bits, scratch)
+    values = np.empty(1)
+    call, at = _call(asked, values, (scratch.kept, values, scratch.kept))
+    in_c(at)
+    del call
+    return scratch.uppers
+
+
+def _scratch(room: int) -> Scratch:
+    # A second half of the lower bounds is for the selection of the k-th best.
+    bounds = np.empty(room, np.float32), np.empty(2 * room, np.float32)
+    return Scratch(np.full(1, -np.inf, np.float32), np.empty(room, np.int32), *bounds, np.zeros(1, np.int64))
+
+
+def _queries_of(queries: Floats, added: Doubles, tiles: Tiles, longest: float) -> Queries:
+    own: Queries = make_queries(queries, added, tiles.tiles.shape[1], tiles.largest, tiles.error, longest)
+    if not own.limits[3] * longest <= 1e37:
+        margins(queries, longest)  # which says what is wrong with them
+    return own
 
 
 def segment_of(table: ItemVectors, items: Items, offsets: Ints, dead: Bits, tiles: Tiles) -> Segment:
     """Arrays as the kernels take them; ``items`` are those of the catalogue."""
     rows = Rows(table.vectors, frozen(items), frozen(offsets), frozen(dead), table.longest)
-    arrays = frozen(tiles.tiles), frozen(tiles.scales), frozen(tiles.offsets)
-    return Segment(rows, Tiles(*arrays, tiles.largest, tiles.error))
+    return Segment(rows, frozen_tiles(tiles))
+
+
+def frozen_tiles(tiles: Tiles) -> Tiles:
+    """Tiles as the kernels take them."""
+    return Tiles(frozen(tiles.tiles), frozen(tiles.scales), frozen(tiles.offsets), tiles.largest, tiles.error)
 
 
 def native_search() -> Callable[..., Best | None] | None:
@@ -132,20 +193,20 @@ def native_search() -> Callable[..., Best | None] | None:
 
 
 def _search_in_c(in_c: Callable[[int], int], asked: Asked, k: int) -> Best | None:
-    best, queries = (np.empty(k, np.int32), np.empty(k, np.float64), np.empty(k, np.int32)), asked.queries
+    items, values, columns, queries = np.empty(k, np.int32), np.empty(k), np.empty(k, np.int32), asked.queries
     exact = np.empty((len(queries) + 2) * (queries.shape[1] + 13) + len(queries) + 2 * k + len(asked.scratch.kept))
-    call, at = _call(asked, exact, best)
+    call, at = _call(asked, exact, (items, values, columns))
     n = in_c(at)
     del call  # which the address was of
-    return None if n < 0 else (best[0][:n], best[1][:n], best[2][:n])
+    return None if n < 0 else Best(items[:n], values[:n], columns[:n], int(asked.scratch.visited[0]))
 
 
 @kernel
-def _call(asked: Asked, exact: Doubles, best: Best) -> tuple[Ints, int]:
+def _call(asked: Asked, exact: Doubles, best: tuple[Items, Doubles, Items]) -> tuple[Ints, int]:
     """``struct call`` of ``scan.c``, and its address. Asking an array for its address costs microseconds in Python."""
     items, values, columns = best
-    rows, tiles, cells, queries, added, own, unwanted, bits, scratch = asked
-    call = np.empty(37, np.int64)
+    rows, tiles, cells, stops, queries, added, own, unwanted, bits, scratch = asked
+    call = np.empty(40, np.int64)
     call[0], call[1], call[2] = tiles.tiles.ctypes.data, tiles.scales.ctypes.data, tiles.offsets.ctypes.data
     call[3], call[4], call[5] = rows.offsets.ctypes.data, rows.vectors.ctypes.data, rows.items.ctypes.data
     call[6], call[7], call[8], call[9] = rows.dead.ctypes.data, len(rows.dead), tiles.tiles.shape[1], queries.shape[1]
@@ -158,17 +219,18 @@ def _call(asked: Asked, exact: Doubles, best: Best) -> tuple[Ints, int]:
     call[29], call[30], call[31] = scratch.lowers.ctypes.data, len(scratch.kept), own.limits.ctypes.data
     call[32], call[33], call[34] = exact.ctypes.data, items.ctypes.data, values.ctypes.data
     call[35], call[36] = columns.ctypes.data, len(items)
+    call[37], call[38], call[39] = stops.ctypes.data, len(stops), scratch.visited.ctypes.data
     return call, call.ctypes.data
 
 
 def _search(asked: Asked, k: int) -> Best | None:
-    rows, tiles, cells, queries, added, own, unwanted, bits, scratch = asked
-    n = _scan(rows, tiles, cells, own, unwanted, bits, scratch, k)
+    rows, queries, scratch = asked.rows, asked.queries, asked.scratch
+    n = _scan(rows, asked.tiles, (asked.cells, asked.stops), asked.own, asked.unwanted, asked.bits, scratch, k)
     if n < 0:
         return None
     near = margins(queries, rows.longest)
-    best: Best = best_of(rows.vectors, rows.items, scratch.kept[:n], queries, added, near, k)
-    return best
+    items, values, columns = best_of(rows.vectors, rows.items, scratch.kept[:n], queries, asked.added, near, k)
+    return Best(items, values, columns, int(scratch.visited[0]))
 
 
 @kernel
@@ -199,7 +261,14 @@ def best_of(
 
 @kernel
 def _scan(
-    rows: Rows, tiles: Tiles, cells: Ints, queries: Queries, unwanted: Items, bits: Bits, scratch: Scratch, k: int
+    rows: Rows,
+    tiles: Tiles,
+    walk: tuple[Ints, Floats],
+    queries: Queries,
+    unwanted: Items,
+    bits: Bits,
+    scratch: Scratch,
+    k: int,
 ) -> int:
     """Rows whose upper bound reaches the k-th best lower bound; -1 where there are more than room for them."""
     wide = _widened(queries.bytes)
@@ -207,27 +276,43 @@ def _scan(
     sums = np.empty(4 * TILE, np.int32)
     n, room = 0, len(scratch.kept)
     full = min(2 * k, room)
-    for cell in cells:
+    cells, stops = walk
+    scratch.visited[0] = 0
+    for visit in range(len(cells)):
+        if len(stops) > 0 and stops[visit] < scratch.bar[0]:
+            break
+        scratch.visited[0] += 1
+        cell = cells[visit]
         first, size = rows.offsets[cell], rows.offsets[cell + 1] - rows.offsets[cell]
         for done in range(0, size, TILE):
             tile = tiles.offsets[cell] + done // TILE
             _bounds(tiles.tiles[tile], tiles.scales[TILE * tile : TILE * (tile + 1)], wide, queries, sums, high, low)
-            if high.max() < scratch.bar[0]:
+            bar, here = scratch.bar[0], min(TILE, size - done)
+            if high[:here].max() < bar:
                 continue
             if n + TILE > full:
                 n = _raise_bar(scratch, n, k)
                 if n + TILE > room:
                     return -1
                 full = min(3 * n // 2 + k, room)
-            for lane in range(min(TILE, size - done)):
+            for lane in range(here):
                 item = rows.items[first + done + lane]
-                if high[lane] < scratch.bar[0] or _is_set(rows.dead, item) or _is_set(bits, item):
+                if high[lane] < bar or _is_set(rows.dead, item) or _is_set(bits, item):
                     continue
                 if not contains(unwanted, 0, len(unwanted), item):
                     scratch.kept[n] = first + done + lane
                     scratch.uppers[n], scratch.lowers[n] = high[lane], low[lane]
                     n += 1
     return int(_raise_bar(scratch, n, k))
+
+
+@kernel
+def _highest(tiles: Tiles, queries: Queries, uppers: Floats) -> None:
+    wide = _widened(queries.bytes)
+    low, sums = np.empty(TILE, np.float32), np.empty(4 * TILE, np.int32)
+    for tile in range(len(tiles.tiles)):
+        part = slice(TILE * tile, TILE * (tile + 1))
+        _bounds(tiles.tiles[tile], tiles.scales[part], wide, queries, sums, uppers[part], low)
 
 
 @kernel

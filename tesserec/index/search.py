@@ -28,6 +28,7 @@ from tesserec.index.interests import Choice, choose, choose_from_history
 from tesserec.index.lists import sum_lists
 from tesserec.index.merge import no_candidates
 from tesserec.index.new_items import with_new
+from tesserec.index.order import Order
 from tesserec.index.postings import EveryItem, Postings, VectorPostings
 from tesserec.index.score_postings import ScorePostings
 from tesserec.index.user_side import DenseSide, ScoreSide
@@ -52,6 +53,7 @@ def retrieve(
     blocked: Blocked = NOTHING,
     elsewhere: Elsewhere | None = None,
     trained: Bits | None = None,
+    order: Order | None = None,
 ) -> Candidates:
     """The ``k`` best candidates of each history.
 
@@ -72,6 +74,8 @@ def retrieve(
         searched a part of the cells, it is filled from all of them.
     trained
         Bitmap of the items that are not new, which ``policy.new_share`` asks for.
+    order
+        Visit cells by posterior and place instead of ``policy.visit``, where all interests search together.
 
     Raises
     ------
@@ -89,7 +93,7 @@ def retrieve(
         )
     if policy.new_share and trained is None:
         raise ConfigError(f"new_share = {policy.new_share}, but nothing says which items are new; give trained")
-    request = Request(k, policy, exclude_seen, budget_mb, blocked, elsewhere, trained)
+    request = Request(k, policy, exclude_seen, budget_mb, blocked, elsewhere, trained, order)
     batch = _batch_users(postings, request)
     if len(histories) == 1 and progress is None:  # nothing to put into order
         return _retrieve_batch(side, postings, _known_items(histories, np.zeros(1, np.int64), postings.size), request)
@@ -283,16 +287,16 @@ def _search_to_the_end(asked: _Asked, postings: VectorPostings, choice: Choice, 
 def _search_cells(asked: _Asked, postings: VectorPostings, choice: Choice, request: Request) -> Candidates:
     side, encoded, histories = asked.side, asked.encoded, asked.histories
     posterior = encoded.posterior
-    visited = cells_to_visit(posterior, postings, request.policy)
     users = Users(side, encoded, histories if request.exclude_seen else None, request.blocked)
     if request.policy.reach == "cell":
         if posterior.shape[1] != postings.cells:
             raise ConfigError("reach = 'cell', but the slots of this model own no cells; set reach = 'catalogue'")
+        visited = cells_to_visit(posterior, postings, request.policy)
         own = choice.explored | np.take_along_axis(visited, np.maximum(choice.codes, 0).astype(np.int64), axis=1)
         choice = replace(choice, codes=np.where(own, choice.codes, -1).astype(np.int32))
         found = search_within(users, postings, choice, request.k, request.policy)
     else:
-        found = search_across(users, postings, choice, visited, request, histories)
+        found = search_across(users, postings, choice, request, histories)
     return found if posterior.shape[1] > 1 else _without_interests(found)
 
 

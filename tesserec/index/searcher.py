@@ -23,6 +23,7 @@ from tesserec.index.delta import both_segments
 from tesserec.index.diversify import diverse, item_categories
 from tesserec.index.filters import NOTHING, Bits, Filter
 from tesserec.index.names import name_interests
+from tesserec.index.order import Order
 from tesserec.index.postings import Postings, VectorPostings
 from tesserec.index.score_postings import ScorePostings
 from tesserec.index.search import Progress, check_fit, has_interests, retrieve
@@ -223,8 +224,10 @@ class Searcher:
     ) -> Candidates:
         """Candidates by item index, as :func:`tesserec.index.search.retrieve`; ``only`` says what they may hold."""
         policy = self.policy if policy is None else policy
+        order = None
         if policy.recall is not None:
-            policy = replace(policy, visit=self.mass_for(policy.recall), recall=None)
+            mass, order = self._visits_for(policy.recall)
+            policy = replace(policy, visit=mass, recall=None)
         return retrieve(
             self.side,
             self.postings,
@@ -237,6 +240,7 @@ class Searcher:
             blocked=NOTHING if only is None else only.resolve(self.catalogue.table),
             elsewhere=self.elsewhere,
             trained=self._trained if policy.new_share else None,
+            order=order,
         )
 
     @cached_property
@@ -244,17 +248,11 @@ class Searcher:
         """Bitmap of the items that training has events of."""
         return np.packbits(self.catalogue.counts > 0, bitorder="little")
 
-    def mass_for(self, recall: float) -> float:
-        """Posterior mass that finds a share of the exact answers, as measured when the model was calibrated.
-
-        Raises
-        ------
-        ConfigError
-            If the model has not been calibrated.
-        """
+    def _visits_for(self, recall: float) -> tuple[float, Order | None]:
+        """What finds a share of the exact answers, as measured when the model was calibrated."""
         if self.calibration is None:
             raise ConfigError(f"recall = {recall}, but this model was never calibrated; index it again, or set visit")
-        return self.calibration.mass_for(recall)
+        return self.calibration.mass_for(recall), self.calibration.order_for(recall)
 
     def _table(self, candidates: Candidates) -> pl.DataFrame:
         users, ranks = np.nonzero(candidates.items >= 0)

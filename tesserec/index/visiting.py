@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from tesserec.data.histories import Histories, Ints
 from tesserec.index.contract import Floats, Policy, Visits
 from tesserec.index.kernels import kernel
+from tesserec.index.order import Order, cells_in_falling_order, heights, orders
 from tesserec.index.postings import VectorPostings
+from tesserec.index.tiles import Doubles
 from tesserec.index.topk import frozen
 
 _CLASSES = 1024
@@ -99,6 +101,24 @@ def cells_in_order(posterior: Floats, visit: float) -> Ints:
             return likely
 
 
+def in_falling_probability(posterior: Floats, visited: NDArray[np.bool_]) -> Ints:
+    """The visited cells of a user, likeliest first."""
+    cells = np.flatnonzero(visited)
+    return np.asarray(cells[np.argsort(-posterior[cells], kind="stable")])
+
+
+def in_order(
+    postings: VectorPostings, queries: Floats, added: Doubles, posterior: Floats, order: Order, max_items: int | None
+) -> tuple[Ints, Floats]:
+    """Cells by posterior and place, and where each stops the search; see :mod:`tesserec.index.order`."""
+    near = heights(postings.places, postings.cells, queries, added)
+    if postings.delta is not None:  # new items of a cell that had none may lie anywhere
+        near[np.diff(postings.offsets) == 0] = near.max()
+    cap, number = -1 if max_items is None else max_items, orders(near, frozen(posterior), order.weight)
+    cells, stops = cells_in_falling_order(number, frozen(postings.sizes), order.slack, cap)
+    return cells, stops
+
+
 @kernel
 def _class_of(probability: float) -> int:
     """Exponent and three bits of the mantissa: numbers that rise with the probability, below ``_CLASSES``."""
@@ -106,10 +126,11 @@ def _class_of(probability: float) -> int:
     return number if number < _CLASSES else _CLASSES - 1
 
 
-def visits_of(posterior: Floats, visited: NDArray[np.bool_], sizes: NDArray[np.int64]) -> Visits:
+def visits_of(posterior: Floats, visited: NDArray[np.bool_], sizes: Ints, *, by_place: bool = False) -> Visits:
     """What a search of the visited cells ``(users, cells)`` touches; it is certified if it leaves no item out."""
     if len(sizes) == 1:  # codes are slots: all of their mass lies in the one cell
         return Visits.complete(len(visited), 1, int(sizes.sum()))
     left = np.where(visited, 0.0, posterior).sum(axis=1)
     everything: NDArray[np.bool_] = np.all(visited | (sizes == 0), axis=1, keepdims=False)
-    return Visits(everything, visited.sum(axis=1), visited @ sizes, np.asarray(left, np.float32))
+    placed = np.full(len(visited), by_place)
+    return Visits(everything, visited.sum(axis=1), visited @ sizes, np.asarray(left, np.float32), placed)

@@ -97,7 +97,8 @@ def _visits(posterior: Floats, postings: VectorPostings, choice: Choice, heaps: 
     left = np.where(searched[:, :-1], 0.0, posterior)
     certified = heaps.proven | ~((left > 0) & (postings.sizes > 0)).any(axis=1)
     cells = searched[:, :-1]  # an interest that is exploited and explored is one cell
-    return Visits(certified, cells.sum(axis=1), cells @ postings.sizes, np.asarray(left.sum(axis=1), np.float32))
+    mass_left, by_place = np.asarray(left.sum(axis=1), np.float32), np.zeros(len(certified), np.bool_)
+    return Visits(certified, cells.sum(axis=1), cells @ postings.sizes, mass_left, by_place)
 
 
 def _read(users: Users, postings: VectorPostings, codes: Codes, bases: Doubles, rows: Ints) -> _Block:

@@ -124,6 +124,7 @@ def _recommended(served: Served, found: Candidates, row: int, unknown: list[Any]
         int(visits.cells[row]),
         int(visits.items[row]),
         float(visits.mass_left[row]),
+        bool(visits.by_place[row]),
         unknown,
     )
 

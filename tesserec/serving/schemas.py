@@ -168,7 +168,8 @@ class Recommended(Struct, frozen=True):
     """The candidates of one user.
 
     ``certified``: no item that was left unvisited could change the list. ``cells`` and ``items`` are what the search
-    visited, ``mass_left`` the posterior probability of the cells that it did not. ``unknown`` are ids of the history
+    visited, ``mass_left`` the posterior probability of the cells that it did not. ``by_place``: cells were visited by
+    posterior and place, for a recall target, and not by falling posterior alone. ``unknown`` are ids of the history
     that the catalogue does not hold.
     """
 
@@ -178,6 +179,7 @@ class Recommended(Struct, frozen=True):
     cells: int
     items: int
     mass_left: float
+    by_place: bool
     unknown: list[ItemId]
 
 

@@ -14,6 +14,7 @@ import pytest
 from tesserec.errors import ArtefactError, ConfigError, UserError
 from tesserec.files import MANIFEST, seal
 from tesserec.index.bundle import Bundle, generations, publish
+from tesserec.index.calibration import Calibration
 from tesserec.index.contract import Policy
 from tesserec.index.postings import EveryItem, open_postings
 from tesserec.index.score_postings import ScorePostings
@@ -37,16 +38,15 @@ def publish_popularity(root, first=0):
     return publish(root, searcher, searcher.side.save, FACTS | {"first": first})
 
 
-def publish_network(root, seed=0, codes=6, side_codes=None, cells=None):
+def publish_network(root, seed=0, codes=6, side_codes=None, cells=None, calibration=None):
     onnx_model = pytest.importorskip("tests.index.onnx_model", reason="needs onnx")
     _, postings = world(seed, items=60, cells=cells or codes)
     workbench = root.parent / f"workbench-{seed}"
     workbench.mkdir(exist_ok=True)
     onnx_model.write_network(workbench, codes=codes, seed=seed)
     side = OnnxSide(workbench, postings.vectors_of)
-    searcher = Searcher(
-        catalogue(60, title=[f"T{i}" for i in range(60)]), side, postings, Policy(interests=3, merge="quota")
-    )
+    items, policy = catalogue(60, title=[f"T{i}" for i in range(60)]), Policy(interests=3, merge="quota")
+    searcher = Searcher(items, side, postings, policy, calibration=calibration)
 
     def write(folder):
         onnx_model.write_network(folder, codes=side_codes or codes, seed=seed)
@@ -327,16 +327,24 @@ def test_long_files_are_told_by_their_ends_and_verified_whole(root, tmp_path):
             assert Bundle.open(root).generation == 1
 
 
-def test_a_calibration_and_8_bit_rows_round_trip(root):
+@pytest.mark.parametrize("name", ["tiles", "cell_tiles"])
+def test_8_bit_rows_of_items_and_cells_round_trip(root, name):
     _searcher, path = publish_network(root)
-    assert (path / "postings" / "tiles.npy").exists()
+    file = path / "postings" / f"{name}.npy"
     opened = Bundle.open(root).searcher.postings
+    rows = opened.tiles if name == "tiles" else opened.places.rows
     assert isinstance(opened.tiles.tiles, np.memmap)
     opened.verify()
-    tiles = np.array(opened.tiles.tiles)
-    np.save(path / "postings" / "tiles.npy", tiles ^ 1)
-    with pytest.raises(ArtefactError, match=r"tiles\.npy"):
+    tiles = np.array(rows.tiles)
+    np.save(file, tiles ^ 1)
+    with pytest.raises(ArtefactError, match=rf"^{name}\.npy"):
         open_postings(path / "postings").verify()
-    np.save(path / "postings" / "tiles.npy", tiles[:-1])
-    with pytest.raises(ArtefactError, match=r"tiles\.npy"):
+    np.save(file, tiles[:-1])
+    with pytest.raises(ArtefactError, match=rf"/{name}\.npy has shape"):
         open_postings(path / "postings")
+
+
+def test_a_calibration_round_trips(root):
+    calibration = Calibration((0.5, 0.9), (0.1, 0.4), 20, 100, 0.25, (-1.5, 0.125))
+    publish_network(root, calibration=calibration)
+    assert Bundle.open(root).searcher.calibration == calibration
