@@ -8,6 +8,7 @@ exploration need the best items of each interest, which :mod:`tesserec.index.top
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,20 +16,27 @@ from numpy.typing import NDArray
 from tesserec.data.histories import Histories
 from tesserec.index.contract import Candidates, Elsewhere, Floats, Policy
 from tesserec.index.delta import both_segments
-from tesserec.index.filters import Bits, Blocked
+from tesserec.index.filters import Blocked
 from tesserec.index.interests import Choice
 from tesserec.index.kernels import empty_rows, ordered_rows
 from tesserec.index.merge import log_chances, merge_interests, no_candidates
 from tesserec.index.postings import VectorPostings
 from tesserec.index.scan import best_together
+from tesserec.index.score_postings import ScorePostings
 from tesserec.index.topk import TopK, cells_topk, exact_topk, in_threads
 from tesserec.index.visiting import known_cells, visits_of
 from tesserec.index.within import Users
 
+if TYPE_CHECKING:
+    from tesserec.index.new_items import NewItems
+
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for all users; see :func:`tesserec.index.search.retrieve`."""
+    """What is asked for all users; see :func:`tesserec.index.search.retrieve`.
+
+    ``few`` holds the only items that are not blocked, where these are few.
+    """
 
     k: int
     policy: Policy
@@ -36,12 +44,21 @@ class Request:
     budget_mb: int
     blocked: Blocked
     elsewhere: Elsewhere | None
-    trained: Bits | None = None
+    new: NewItems | None = None
+    few: VectorPostings | ScorePostings | None = None
 
     @property
     def everywhere(self) -> Request:
         """The same, visiting every cell."""
         return replace(self, policy=replace(self.policy, visit=1.0, max_items=None))
+
+
+def few_of(request: Request, postings: VectorPostings) -> VectorPostings:
+    """What has to be searched: the postings, or the few that are not blocked."""
+    if request.few is None:
+        return postings
+    assert isinstance(request.few, VectorPostings)
+    return request.few
 
 
 def search_across(
@@ -59,13 +76,15 @@ def search_across(
     histories
         Explored interests bring no item of their cells.
     """
+    own_cells = known_cells(postings, histories)
+    postings = few_of(request, postings)
     vectors = np.asarray(users.side.read(users.encoded, choice.codes), np.float32)
     by_value = request.policy.merge != "quota" and not choice.explored.any()
     if by_value and postings.cells > 1 and request.elsewhere is None:
         together = _search_together(users, postings, choice, vectors, visited, request)
         if together is not None:
             return replace(together, visits=visits_of(users.encoded.posterior, visited, postings.sizes))
-    exploited, explored = _cells_to_search(visited, known_cells(postings, histories), choice)
+    exploited, explored = _cells_to_search(visited, own_cells, choice)
     items = np.full((*choice.codes.shape, request.k), -1, np.int32)
     scores = np.full((*choice.codes.shape, request.k), -np.inf, np.float32)
     for of_part, searched in ((~choice.explored, exploited), (choice.explored, explored)):

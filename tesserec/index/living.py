@@ -98,9 +98,9 @@ def add_items(root: Path, source: Any, columns: Mapping[str, str | None] | None 
             )
         found[found < 0] = changes.size + np.arange((found < 0).sum(), dtype=np.int32)
         full = rows.drop(LIKE, strict=False)
-        table = bundle.base_searcher.catalogue.table
-        missing = [pl.lit(None, dtype).alias(name) for name, dtype in table.schema.items() if name not in full.columns]
-        full = full.with_columns(missing).select(table.columns)
+        schema = bundle.base_searcher.catalogue.first.schema
+        missing = [pl.lit(None, dtype).alias(name) for name, dtype in schema.items() if name not in full.columns]
+        full = full.with_columns(missing).select(schema.names())
         return _placed(bundle, changes, found, rows, full).with_rows(found, full), found
 
     return _edit_items(root, source, columns, change, "added")
@@ -125,7 +125,7 @@ def update_items(root: Path, source: Any, columns: Mapping[str, str | None] | No
         full = old.with_columns(new.get_columns()).select(old.columns)
         anew = _liked(rows)
         if _reads_features(bundle):
-            anew |= catalogue.counts[found] == 0
+            anew |= catalogue.events(found) == 0
         changed, moved = changes.with_rows(found, full), np.flatnonzero(anew)
         if len(moved):
             _check_item_side(bundle, "placed anew")
@@ -181,7 +181,7 @@ def _compact(root: Path, bundle: Bundle) -> Path:
     live = np.setdiff1d(np.arange(changes.size), changes.removed)
     old = bundle.searcher.catalogue
     ids = old.items.values.gather(live)
-    catalogue = Catalogue(IdMap(ids), old.table[live], old.roles, old.exclude_seen, old.counts[live])
+    catalogue = Catalogue(IdMap(ids), old.table[live], old.roles, old.exclude_seen, old.events(live))
     postings = bundle.searcher.postings
     if isinstance(postings, VectorPostings):
         rebuilt: Any = VectorPostings.build(postings.vectors_of(live), postings.cells_of(live), postings.cells)
@@ -228,7 +228,7 @@ def _edit_items(
     done: str,
 ) -> Edit:
     def read_and_change(bundle: Bundle, changes: Changes) -> tuple[Changes, Items, int]:
-        rows = read_items(source, dict(columns or {}), bundle.base_searcher.catalogue.table, LIKE)
+        rows = read_items(source, dict(columns or {}), bundle.base_searcher.catalogue.first, LIKE)
         changed, placed = change(bundle, changes, rows)
         return changed, placed, rows.height
 

@@ -52,14 +52,25 @@ class Users:
     blocked: Blocked
 
 
-def search_within(users: Users, postings: VectorPostings, choice: Choice, k: int, policy: Policy) -> Candidates:
+def search_within(
+    users: Users,
+    postings: VectorPostings,
+    choice: Choice,
+    k: int,
+    policy: Policy,
+    few: VectorPostings | None = None,
+) -> Candidates:
     """The ``k`` best candidates of each user, every interest bringing items of its own cell.
 
     Parameters
     ----------
     choice
         Interests to search, exploited ones in order of falling probability; -1 are left out.
+    few
+        The only items that are not blocked, where these are few: cells without one are not searched.
     """
+    if few is not None:
+        choice = _of_cells(choice, few.sizes > 0)
     by_quota = policy.merge == "quota"
     n, columns = choice.codes.shape
     wide = int((~choice.explored).any(axis=0).sum())
@@ -86,16 +97,28 @@ def search_within(users: Users, postings: VectorPostings, choice: Choice, k: int
     _, one_of_each = np.unique(heap_of, return_index=True)
     lists = Choice(*(getattr(choice, name)[:, one_of_each] for name in ("codes", "probability", "explored", "quotas")))
     found = merge_interests(lists, heaps.items, heaps.values, np.zeros(lists.codes.shape), k, by_quota)
-    visits = _visits(users.encoded.posterior, postings, choice, heaps)
+    telling = (few or postings).sizes > 0
+    visits = _visits(users.encoded.posterior, postings, choice, heaps, telling)
     return replace(_name(found, postings, choice), visits=visits)
 
 
-def _visits(posterior: Floats, postings: VectorPostings, choice: Choice, heaps: _Heaps) -> Visits:
-    """Certified is what was proved, or left no item of any likely cell out."""
+def _of_cells(choice: Choice, cells: NDArray[np.bool_]) -> Choice:
+    """The interests of some cells; explored ones keep their columns, as they keep their places."""
+    codes = np.where((choice.codes >= 0) & cells[choice.codes], choice.codes, -1).astype(np.int32)
+    kept: NDArray[np.bool_] = np.any(choice.explored | (codes >= 0), axis=0, keepdims=False)
+    kept[0] = True  # of exploited interests there is always one
+    rest = (getattr(choice, name)[:, kept] for name in ("probability", "explored", "quotas"))
+    return Choice(np.ascontiguousarray(codes[:, kept]), *rest)
+
+
+def _visits(
+    posterior: Floats, postings: VectorPostings, choice: Choice, heaps: _Heaps, telling: NDArray[np.bool_]
+) -> Visits:
+    """Certified is what was proved, or left no item of any likely and telling cell out."""
     searched = np.zeros((len(posterior), postings.cells + 1), np.bool_)
     np.put_along_axis(searched, np.where(heaps.visited, choice.codes, -1).astype(np.int64), True, axis=1)
     left = np.where(searched[:, :-1], 0.0, posterior)
-    certified = heaps.proven | ~((left > 0) & (postings.sizes > 0)).any(axis=1)
+    certified = heaps.proven | ~((left > 0) & telling).any(axis=1)
     cells = searched[:, :-1]  # an interest that is exploited and explored is one cell
     return Visits(certified, cells.sum(axis=1), cells @ postings.sizes, np.asarray(left.sum(axis=1), np.float32))
 

@@ -79,7 +79,7 @@ def rebuilt(bundle, live):
     postings = VectorPostings.build(
         np.stack([old.postings.vectors_of(np.array([p]))[0] for p in places]), old.postings.cells_of(places), CELLS
     )
-    catalogue = Catalogue(IdMap(rows["id"]), rows, ROLES, True, old.catalogue.counts[places])
+    catalogue = Catalogue(IdMap(rows["id"]), rows, ROLES, True, old.catalogue.events(places))
     return Searcher(catalogue, old.side.with_vectors(postings.vectors_of), postings, old.policy)
 
 
