@@ -148,10 +148,25 @@ def _check(postings: Postings, histories: Histories, k: int, policy: Policy) -> 
             ", but this model has no interests that users share, so none to draw or weigh; leave them out, or use a "
             "model with a codebook (sparc)"
         )
-    if policy.reach == "cell" and not isinstance(postings, VectorPostings):
-        raise ConfigError("reach = 'cell', but the items of this model lie in no cells; leave reach at 'catalogue'")
+    if not isinstance(postings, VectorPostings):
+        _check_lists(policy)
     if len(empty := np.flatnonzero(histories.lengths < 1)):
         raise DataError(f"history {empty[0]} is empty; give at least one item of the catalogue")
+
+
+def _check_lists(policy: Policy) -> None:
+    """Lists are summed whole, whatever ``visit`` allows to be left out, and have no interests to merge."""
+    if policy.reach == "cell":
+        raise ConfigError("reach = 'cell', but the items of this model lie in no cells; leave reach at 'catalogue'")
+    if policy.merge != "max":
+        raise ConfigError(
+            f"merge = {policy.merge!r}, but this model adds up scored lists, so it has no interests to merge; "
+            "leave merge at 'max'"
+        )
+    if policy.max_items is not None:
+        raise ConfigError(
+            f"max_items = {policy.max_items}, but this model always adds up whole lists; leave max_items out"
+        )
 
 
 def _known_items(histories: Histories, rows: NDArray[np.int64], size: int) -> Histories:
