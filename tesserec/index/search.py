@@ -311,7 +311,7 @@ def _search_cells(asked: _Asked, postings: VectorPostings, choice: Choice, reque
         own = choice.explored | np.take_along_axis(visited, np.maximum(choice.codes, 0).astype(np.int64), axis=1)
         choice = replace(choice, codes=np.where(own, choice.codes, -1).astype(np.int32))
         few = few_of(request, postings) if request.few is not None else None
-        found = search_within(users, postings, choice, request.k, request.policy, few)
+        found = search_within(users, postings, choice, request.k, request.policy, few, request.elsewhere)
     else:
         found = search_across(users, postings, choice, visited, request, histories)
     return found if posterior.shape[1] > 1 else _without_interests(found)

@@ -20,7 +20,6 @@ from tesserec.index.user_side import ConstantSide, HistorySide
 from tesserec.index.visiting import visited_cells
 from tests.index.world import AllScores, chances_of, histories, policies, slow_retrieve, world
 
-
 WAYS = {
     "8 bits": [],
     "8 bits in Numba": [patch.object(scan, "native_search", lambda: None)],
