@@ -9,7 +9,7 @@ from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError
 from tesserec.index.contract import Policy
 from tesserec.index.filters import Filter
-from tests.adapters.conftest import CELLS, DENSE, ITEMS, SPARSE, publish_lists, publish_slots
+from tests.adapters.conftest import CELLS, DENSE, ITEMS, SPARSE, publish_lists, publish_slots, publish_vectors
 from tests.index.world import histories
 
 POLICIES = [
