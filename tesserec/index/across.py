@@ -82,8 +82,7 @@ def search_across(
     histories
         Explored interests bring no item of their cells.
     """
-    own_cells = known_cells(postings, histories)
-    postings = few_of(request, postings)
+    whole, postings = postings, few_of(request, postings)
     vectors = np.asarray(users.side.read(users.encoded, choice.codes), np.float32)
     by_value = request.policy.merge != "quota" and postings.cells > 1 and request.elsewhere is None
     if by_value and not choice.explored.any():
@@ -92,7 +91,7 @@ def search_across(
             return replace(together, visits=visits_of(users.encoded.posterior, visited, postings.sizes))
     lists = _Lists.empty(choice, request.k)
     added = log_chances(choice, request.policy)
-    exploited, explored = _cells_to_search(visited, own_cells, choice)
+    exploited, explored = _cells_to_search(visited, known_cells(whole, histories), choice)
     parts = [(choice.explored, explored)]
     if not (by_value and _exploit_together(users, postings, choice, vectors, visited, request, lists)):
         parts.append((~choice.explored, exploited))
@@ -100,8 +99,8 @@ def search_across(
         rows, columns = np.nonzero((choice.codes >= 0) & of_part)
         if len(rows):
             unwanted = None if users.unwanted is None else users.unwanted.take(rows)
-            whole = searched.all() and (postings.cells == 1 or request.elsewhere is not None or len(rows) > _MANY)
-            within = None if whole else _in_order(searched, users.encoded.posterior).take(rows)
+            at_once = postings.cells == 1 or request.elsewhere is not None or len(rows) > _MANY
+            within = None if at_once and searched.all() else _in_order(searched, users.encoded.posterior).take(rows)
             items, scores = _search(postings, vectors[rows, columns], within, unwanted, request)
             lists.items[rows, columns] = items
             lists.values[rows, columns] = scores + added[rows, columns, None]
