@@ -143,7 +143,7 @@ def test_what_an_engine_cannot_do_is_refused(dense):
 def test_milvus_has_a_largest_answer(engine, vectors):
     filled = engine("milvus")
     export(vectors, filled)
-    with pytest.raises(ConfigError, match="at most 16384"):
+    with pytest.raises(ConfigError, match="Milvus gives at most 16384"):
         ExternalSearcher(vectors, filled).recommend([["i1"]], 16384)
 
 
