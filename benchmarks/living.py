@@ -4,8 +4,10 @@
 
 Vectors are clustered, not trained; a new item lies at the centre of its cell. Opening is measured in fresh processes,
 from the call that opens to the first answer, the imports before it: ``first_ms`` where the process has answered from
-another bundle before, ``first_ms_with_kernels`` where the kernels are still to be loaded, whatever the size. One row a
-size in ``benchmarks/results/living.json``.
+another bundle before, ``first_ms_with_kernels`` where the kernels are still to be loaded, whatever the size.
+``first_across_s`` is the first answer on a generation of changes where eight interests reach the whole catalogue.
+``answers_ms`` are medians over users with a share of a tenth for new items and without. One row a size in
+``benchmarks/results/living.json``.
 """
 
 from __future__ import annotations
@@ -17,15 +19,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from benchmarks.workers.synthetic import publish_synthetic
+from benchmarks.workers.synthetic import histories_of, publish_synthetic
+from tesserec.data.histories import Histories
 from tesserec.index.bundle import Bundle
+from tesserec.index.contract import Policy
 from tesserec.index.living import add_items, compact, remove_items
 
+USERS = 50
+POLICIES = {
+    "own cells, exact": Policy(interests=1 << 20, merge="probability", reach="cell", normalise=True),
+    "catalogue, visit 0.9": Policy(interests=8, merge="probability", visit=0.9),
+    "catalogue, visit 0.9, quota": Policy(interests=8, merge="quota", visit=0.9),
+    "catalogue, visit 0.9, explore 0.1": Policy(interests=8, visit=0.9, explore=0.1),
+}
 RESULTS = Path(__file__).parent / "results" / "living.json"
 OPEN = """
 import json, sys, time
@@ -79,7 +91,8 @@ def measure(root: Path, items: int, cells: int, new: int, times: int) -> dict[st
     row |= {name: statistics.median(one[name] for one in fresh) for name in fresh[0]}
     reader = Bundle.open(root)
     reader.recommend([["5"]], 20, visit=0.9)
-    seconds: dict[str, list[float]] = {"add_s": [], "visible_s": [], "remove_s": []}
+    _retrieve(reader, Histories.from_lists([[5]]), POLICIES["catalogue, visit 0.9"])  # loads its kernels
+    seconds: dict[str, list[float]] = {"add_s": [], "open_s": [], "visible_s": [], "remove_s": [], "first_across_s": []}
     for turn in range(times):
         ids = [f"new-{turn}-{n}" for n in range(new)]
         table = pl.DataFrame({"id": ids, "kind": [f"kind {n % cells}" for n in range(new)]})
@@ -87,20 +100,42 @@ def measure(root: Path, items: int, cells: int, new: int, times: int) -> dict[st
         add_items(root, table)
         added = time.perf_counter()
         reader = Bundle.open(root, beside=reader)
+        seconds["open_s"].append(time.perf_counter() - added)
         found = reader.recommend([[ids[0]]], 20, visit=0.9, exclude_seen=False)["item"].to_list()
         seconds["visible_s"].append(time.perf_counter() - begin)
         assert ids[0] in found, "a new item is not found by the user who likes it"
         seconds["add_s"].append(added - begin)
+        liked = Histories.from_lists([[5, 77]])
+        seconds["first_across_s"].append(_retrieve(reader, liked, POLICIES["catalogue, visit 0.9"]))
         begin = time.perf_counter()
         remove_items(root, ids[: new // 2])
         seconds["remove_s"].append(time.perf_counter() - begin)
     row |= {name: statistics.median(values) for name, values in seconds.items()} | {
         "first_visible_s": seconds["visible_s"][0]
     }
+    row["answers_ms"] = _answers(reader)
     begin = time.perf_counter()
     compact(root)
     row["compact_s"] = time.perf_counter() - begin
-    return {name: value if isinstance(value, int) else round(value, 4) for name, value in row.items()}
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}
+
+
+def _retrieve(bundle: Bundle, users: Histories, policy: Policy) -> float:
+    begin = time.perf_counter()
+    bundle.searcher.retrieve(users, 50, policy)
+    return time.perf_counter() - begin
+
+
+def _answers(bundle: Bundle) -> dict[str, dict[str, float]]:
+    """Medians over users, one at a time, without a share for new items and with it."""
+    users = histories_of(bundle.base_searcher.postings, USERS, seed=7)
+    alone = [Histories.from_lists([users[user]]) for user in range(USERS)]
+    found: dict[str, dict[str, float]] = {}
+    for name, policy in POLICIES.items():
+        for share in (0.0, 0.1):
+            times = [_retrieve(bundle, user, replace(policy, new_share=share)) for user in alone]
+            found.setdefault(name, {})[f"new_share {share}"] = round(1e3 * statistics.median(times), 2)
+    return found
 
 
 def opening(*roots: Path) -> dict[str, float]:

@@ -128,11 +128,6 @@ def _named(contents: Contents) -> str:
 
 def _source(bundle: Bundle) -> tuple[Contents, _Vectors | _Lists]:
     postings = bundle.searcher.postings
-    if bundle.searcher.policy.reach == "cell":
-        raise ConfigError(
-            f"{bundle.path} normalises scores over whole cells (reach = 'cell'), which engines that return the best "
-            "items cannot; serve this model with tesserec's own index"
-        )
     assert isinstance(postings, VectorPostings | ScorePostings)
     if postings.delta is not None:
         raise ConfigError(f"{bundle.path} has changes on top of its postings; export it after: tesserec items compact")

@@ -194,7 +194,7 @@ class MilvusEngine:
         limit = found[0].shape[1]
         if limit > MOST:
             raise ConfigError(
-                f"k and the longest history ask for {limit} items, but Milvus gives at most {MOST}; ask for fewer"
+                f"k and the longest history, or the largest cell, ask for {limit} items; Milvus gives at most {MOST}"
             )
         with _errors(self.place):
             answers = self._client.search(

@@ -76,16 +76,10 @@ class ExternalSearcher(Searcher):
         Raises
         ------
         ConfigError
-            If the policy sums over cells (``reach = "cell"``), or there is a filter.
+            If there is a filter, or a share is kept for new items.
         EngineError
             If the engine cannot be reached or refuses.
         """
-        policy = self.policy if policy is None else policy
-        if policy.reach == "cell":
-            raise ConfigError(
-                f"reach = 'cell', but {self.engine.place} finds the best items and cannot sum over cells; "
-                "set reach = 'catalogue', or use tesserec's own index"
-            )
         if only is not None:
             raise ConfigError(
                 f"filters are not passed on to {self.engine.place}; leave `only` out, or use tesserec's own index"

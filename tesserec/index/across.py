@@ -1,35 +1,49 @@
 """Search where every interest reaches all visited cells: in one pass for all of them, or one list an interest.
 
 Where the value of an item decides, all interests of a user search together (:mod:`tesserec.index.scan`). Quotas and
-exploration need the best items of each interest, which :mod:`tesserec.index.topk` finds and
-:mod:`tesserec.index.merge` merges.
+exploration need the best items of each interest, found by a pass for each, and :mod:`tesserec.index.merge` merges them.
+Slots, which all search one cell, many queries that visit every cell, and whatever is too nearly equal for 8 bits go
+through :mod:`tesserec.index.topk`, in float32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
-from tesserec.data.histories import Histories
-from tesserec.index.contract import Candidates, Elsewhere, Floats, Policy
+from tesserec.data.histories import Histories, Items
+from tesserec.index.contract import Candidates, Elsewhere, Floats, Policy, Visits
 from tesserec.index.delta import both_segments
-from tesserec.index.filters import Bits, Blocked
+from tesserec.index.filters import Blocked
 from tesserec.index.interests import Choice
 from tesserec.index.kernels import empty_rows, ordered_rows
-from tesserec.index.merge import log_chances, merge_interests, no_candidates
+from tesserec.index.merge import Doubles, log_chances, merge_interests, no_candidates
 from tesserec.index.order import Order
 from tesserec.index.postings import VectorPostings
 from tesserec.index.scan import NO_STOPS, best_together
+from tesserec.index.score_postings import ScorePostings
 from tesserec.index.topk import TopK, cells_topk, exact_topk, in_threads
 from tesserec.index.visiting import cells_to_visit, in_falling_probability, in_order, known_cells, visits_of
 from tesserec.index.within import Users
 
+if TYPE_CHECKING:
+    from tesserec.index.new_items import NewItems
+
+_MANY = 16
+"""Queries; more of them search every cell faster in one product of matrices than by a pass for each."""
+
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for all users; see :func:`tesserec.index.search.retrieve`."""
+    """What is asked for all users; see :func:`tesserec.index.search.retrieve`.
+
+    ``few`` holds the only items that are not blocked, where these are few.
+    """
 
     k: int
     policy: Policy
@@ -37,13 +51,22 @@ class Request:
     budget_mb: int
     blocked: Blocked
     elsewhere: Elsewhere | None
-    trained: Bits | None = None
+    new: NewItems | None = None
+    few: VectorPostings | ScorePostings | None = None
     order: Order | None = None
 
     @property
     def everywhere(self) -> Request:
         """The same, visiting every cell."""
         return replace(self, policy=replace(self.policy, visit=1.0, max_items=None), order=None)
+
+
+def few_of(request: Request, postings: VectorPostings) -> VectorPostings:
+    """What has to be searched: the postings, or the few that are not blocked."""
+    if request.few is None:
+        return postings
+    assert isinstance(request.few, VectorPostings)
+    return request.few
 
 
 def search_across(
@@ -60,26 +83,45 @@ def search_across(
     histories
         Explored interests bring no item of their cells.
     """
+    whole, postings = postings, few_of(request, postings)
     vectors = np.asarray(users.side.read(users.encoded, choice.codes), np.float32)
-    by_value = request.policy.merge != "quota" and not choice.explored.any()
-    if by_value and postings.cells > 1 and request.elsewhere is None:
+    by_value = request.policy.merge != "quota" and postings.cells > 1 and request.elsewhere is None
+    if by_value and not choice.explored.any():
         together = _search_together(users, postings, choice, vectors, request)
         if together is not None:
             return together
+    request = replace(request, order=None)  # lists of interests are searched in falling probability
     visited = cells_to_visit(users.encoded.posterior, postings, request.policy)
-    exploited, explored = _cells_to_search(visited, known_cells(postings, histories), choice)
-    items = np.full((*choice.codes.shape, request.k), -1, np.int32)
-    scores = np.full((*choice.codes.shape, request.k), -np.inf, np.float32)
-    for of_part, searched in ((~choice.explored, exploited), (choice.explored, explored)):
+    lists = _Lists.empty(choice, request.k)
+    added = log_chances(choice, request.policy)
+    exploited, explored = _cells_to_search(visited, known_cells(whole, histories), choice)
+    parts = [(choice.explored, explored)]
+    if not (by_value and _exploit_together(users, postings, choice, vectors, request, lists)):
+        parts.append((~choice.explored, exploited))
+    for of_part, searched in parts:
         rows, columns = np.nonzero((choice.codes >= 0) & of_part)
         if len(rows):
             unwanted = None if users.unwanted is None else users.unwanted.take(rows)
-            best = _search(postings, vectors[rows, columns], searched, rows, unwanted, request)
-            items[rows, columns], scores[rows, columns] = best
-    policy = request.policy
-    added = log_chances(choice, policy)
-    merged = merge_interests(choice, items, scores, added, request.k, policy.merge == "quota")
+            at_once = postings.cells == 1 or request.elsewhere is not None or len(rows) > _MANY
+            within = None if at_once and searched.all() else _in_order(searched, users.encoded.posterior).take(rows)
+            items, scores = _search(postings, vectors[rows, columns], within, unwanted, request)
+            lists.items[rows, columns] = items
+            lists.values[rows, columns] = scores + added[rows, columns, None]
+    by_quota = request.policy.merge == "quota"
+    merged = merge_interests(choice, lists.items, lists.values, np.zeros_like(added), request.k, by_quota)
     return replace(merged, visits=visits_of(users.encoded.posterior, visited, postings.sizes))
+
+
+class _Lists(NamedTuple):
+    """The best items of each interest and their values, ``(users, columns, k)``."""
+
+    items: Items
+    values: Doubles
+
+    @classmethod
+    def empty(cls, choice: Choice, k: int) -> Self:
+        shape = *choice.codes.shape, k
+        return cls(np.full(shape, -1, np.int32), np.full(shape, -np.inf))
 
 
 def _search_together(
@@ -89,8 +131,49 @@ def _search_together(
     vectors: Floats,
     request: Request,
 ) -> Candidates | None:
-    """All interests of a user in one pass over the cells; None where too many values are nearly equal."""
+    """The answer where the best value decides; None where too many values are nearly equal."""
     answer = no_candidates(len(vectors), request.k)
+
+    def write(row: int, items: Items, values: Doubles, columns: Items) -> None:
+        n = len(items)
+        answer.items[row, :n], answer.scores[row, :n] = items, values
+        answer.interests[row, :n] = choice.codes[row, columns]
+        answer.probability[row, :n] = choice.probability[row, columns]
+
+    visits = _in_one_pass(users, postings, choice, vectors, request, write)
+    return None if visits is None else replace(answer, visits=visits)
+
+
+def _exploit_together(
+    users: Users,
+    postings: VectorPostings,
+    choice: Choice,
+    vectors: Floats,
+    request: Request,
+    lists: _Lists,
+) -> bool:
+    """Fill the lists of exploited interests, each item in that of its best; False where that cannot be told."""
+
+    def write(row: int, items: Items, values: Doubles, columns: Items) -> None:
+        for column in np.unique(columns):
+            own = np.flatnonzero(columns == column)
+            lists.items[row, column, : len(own)], lists.values[row, column, : len(own)] = items[own], values[own]
+
+    return _in_one_pass(users, postings, choice, vectors, request, write) is not None
+
+
+def _in_one_pass(
+    users: Users,
+    postings: VectorPostings,
+    choice: Choice,
+    vectors: Floats,
+    request: Request,
+    write: Callable[[int, Items, Doubles, Items], None],
+) -> Visits | None:
+    """One pass over a user's cells for all exploited interests, which hands row, items, values and columns on.
+
+    Returns what was visited, or None where too many values are nearly equal.
+    """
     added = log_chances(choice, request.policy)
     posterior, segments, order = users.encoded.posterior, postings.segments, request.order
     visited = np.zeros(posterior.shape, np.bool_) if order else cells_to_visit(posterior, postings, request.policy)
@@ -98,7 +181,7 @@ def _search_together(
 
     def search(begin: int, end: int) -> bool:
         for row in range(begin, end):
-            read = choice.codes[row] >= 0
+            read = np.flatnonzero((choice.codes[row] >= 0) & ~choice.explored[row])
             queries, own = np.ascontiguousarray(vectors[row, read]), added[row, read]
             if order:
                 cells, stops = in_order(postings, queries, own, posterior[row], order, request.policy.max_items)
@@ -110,30 +193,29 @@ def _search_together(
                 return False
             items, values, columns, reached = best
             visited[row, cells[:reached]] = True
-            column, n = np.flatnonzero(read)[columns], len(items)
-            answer.items[row, :n], answer.scores[row, :n] = items, values
-            answer.interests[row, :n] = choice.codes[row, column]
-            answer.probability[row, :n] = choice.probability[row, column]
+            write(row, items, values, read[columns].astype(np.int32))
         return True
 
     if not all(in_threads(len(vectors), search)):
         return None
-    return replace(answer, visits=visits_of(posterior, visited, postings.sizes, by_place=order is not None))
+    return visits_of(posterior, visited, postings.sizes, by_place=order is not None)
 
 
 def _search(
     postings: VectorPostings,
     queries: Floats,
-    cells: NDArray[np.bool_] | None,
-    users: NDArray[np.int64],
+    rows: Histories | None,
     unwanted: Histories | None,
     request: Request,
 ) -> TopK:
-    """The best items of each query in the cells of its user; None is every cell."""
+    """The best items of each query in its cells; None is every cell."""
     k, budget = request.k, request.budget_mb
-    rows = None if cells is None else _as_rows(cells).take(users)
     if request.elsewhere is not None:
         return request.elsewhere.best_in_cells(queries, rows, unwanted, k)
+    if rows is not None:
+        scanned = _scan_each(postings, queries, rows, unwanted, request)
+        if scanned is not None:
+            return scanned
 
     def search(part: VectorPostings, exclude: Histories | None, blocked: Blocked) -> TopK:
         if rows is None:
@@ -145,20 +227,44 @@ def _search(
     return both_segments(postings, search, unwanted, request.blocked)
 
 
+def _scan_each(
+    postings: VectorPostings, queries: Floats, cells: Histories, unwanted: Histories | None, request: Request
+) -> TopK | None:
+    """A pass over its cells for each query; None where too many values are nearly equal."""
+    items = np.full((len(queries), request.k), -1, np.int32)
+    scores = np.full((len(queries), request.k), -np.inf, np.float32)
+    seen = empty_rows(len(queries)) if unwanted is None else ordered_rows(unwanted)
+    segments, nothing = postings.segments, np.zeros(1)
+
+    def search(begin: int, end: int) -> bool:
+        for row in range(begin, end):
+            own = cells[row].astype(np.int64)
+            best = best_together(segments, own, queries[row : row + 1], nothing, seen[row], request.blocked, request.k)
+            if best is None:
+                return False
+            n = len(best[0])
+            items[row, :n], scores[row, :n] = best[:2]
+        return True
+
+    return (items, scores) if all(in_threads(len(queries), search)) else None
+
+
 def _cells_to_search(
     visited: NDArray[np.bool_], known: NDArray[np.bool_], choice: Choice
-) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_]]:
-    """Cells for exploitation (None is every cell) and for exploration, ``(users, cells)`` each.
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Cells for exploitation and for exploration, ``(users, cells)`` each.
 
     Exploration searches what is visited and the explored interests' own cells, less the known ones.
     """
     users, columns = np.nonzero((choice.codes >= 0) & choice.explored)
     reached = visited.copy()
     reached[users, choice.codes[users, columns]] = True
-    return None if visited.all() else visited, reached & ~known
+    return visited, reached & ~known
 
 
-def _as_rows(cells: NDArray[np.bool_]) -> Histories:
-    """The true columns of each row."""
+def _in_order(cells: NDArray[np.bool_], posterior: Floats) -> Histories:
+    """The cells of each user, likely ones first."""
+    users, codes = np.nonzero(cells)
+    order = np.lexsort((-posterior[users, codes], users))
     offsets = np.append(0, np.cumsum(cells.sum(axis=1)))
-    return Histories.from_offsets(np.nonzero(cells)[1].astype(np.int32), offsets.astype(np.int64))
+    return Histories.from_offsets(codes[order].astype(np.int32), offsets.astype(np.int64))

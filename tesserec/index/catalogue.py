@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -34,18 +35,18 @@ class Catalogue:
     items
         External ids by item index.
     source
-        The table, or what reads it when it is first asked for: ``id`` and the feature and display columns, one row an
-        item in index order.
+        The table, or what reads so many rows of it (None for all) when they are first asked for: ``id`` and the feature
+        and display columns, one row an item in index order.
     roles
         Role of each further column: ``categorical``, ``multi``, ``numeric``, ``text`` or ``vector``.
     exclude_seen
         Whether items of the history are left out unless asked for.
     counts
-        Training events of each item, int64 ``(items,)``.
+        Training events of each item, int64; items beyond its end came after training and have none.
     """
 
     items: IdMap
-    source: pl.DataFrame | Callable[[], pl.DataFrame]
+    source: pl.DataFrame | Callable[[int | None], pl.DataFrame]
     roles: dict[str, str]
     exclude_seen: bool
     counts: NDArray[np.int64]
@@ -61,7 +62,23 @@ class Catalogue:
     @cached_property
     def table(self) -> pl.DataFrame:
         """See ``source``."""
-        return self.source if isinstance(self.source, pl.DataFrame) else self.source()
+        return self.source if isinstance(self.source, pl.DataFrame) else self.source(None)
+
+    @cached_property
+    def first(self) -> pl.DataFrame:
+        """The first row of the table: it tells the columns, and no other row is read."""
+        return self.source[:1] if isinstance(self.source, pl.DataFrame) else self.source(1)
+
+    @property
+    def new(self) -> NDArray[np.int32]:
+        """Items without a training event, rising."""
+        never = np.append(self.counts == 0, np.ones(len(self) - len(self.counts), np.bool_))
+        return np.flatnonzero(never).astype(np.int32)
+
+    def events(self, items: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Training events of items, of the shape of ``items``."""
+        held = items < len(self.counts)
+        return np.where(held, self.counts[np.where(held, items, 0)], 0)
 
     @cached_property
     def titles(self) -> pl.Series:
@@ -74,11 +91,12 @@ class Catalogue:
 
     def save(self, directory: Path) -> None:
         """Write into an existing directory."""
-        self.table.with_columns(pl.Series(_COUNT, self.counts)).write_parquet(directory / _ITEMS)
+        counts = self.events(np.arange(len(self)))
+        self.table.with_columns(pl.Series(_COUNT, counts)).write_parquet(directory / _ITEMS)
         facts = {"roles": self.roles, "exclude_seen": self.exclude_seen}
         if can_store(self.items.values):
             save_ids(directory, self.items.values)
-            np.save(directory / _COUNTS, self.counts.astype("<i8"))
+            np.save(directory / _COUNTS, counts.astype("<i8"))
             facts["ids"] = str(self.items.dtype)
         write_json(directory / _FACTS, facts)
 
@@ -97,7 +115,7 @@ class Catalogue:
             if "ids" in facts:
                 counts = map_array(directory / _COUNTS, "<i8", 1)
                 dtype = getattr(pl, facts["ids"])()
-                ids = StoredIds(directory, dtype, lambda: _read(directory, ["id"])["id"])
+                ids = StoredIds(directory, dtype, lambda: _read(directory, columns=["id"])["id"])
                 return cls(ids, partial(_table, directory), *shown, counts)
             table = _read(directory)
             return cls(IdMap(table["id"]), table.drop(_COUNT), *shown, table[_COUNT].to_numpy())
@@ -105,13 +123,13 @@ class Catalogue:
             raise ArtefactError(f"{directory} holds a damaged catalogue ({error}); write it again") from None
 
 
-def _table(directory: Path) -> pl.DataFrame:
-    return _read(directory).drop(_COUNT)
+def _table(directory: Path, rows: int | None) -> pl.DataFrame:
+    return _read(directory, n_rows=rows).drop(_COUNT)
 
 
-def _read(directory: Path, columns: list[str] | None = None) -> pl.DataFrame:
+def _read(directory: Path, **part: Any) -> pl.DataFrame:
     try:
-        return pl.read_parquet(directory / _ITEMS, columns=columns)
+        return pl.read_parquet(directory / _ITEMS, **part)
     except FileNotFoundError:
         raise ArtefactError(f"{directory / _ITEMS} is missing; write the directory again") from None
     except pl.exceptions.PolarsError as error:

@@ -107,7 +107,7 @@ class Changes:
             width = base.postings.dim
         elif isinstance(base.side, OnnxScoreSide):
             width = base.side.dim
-        rows = base.catalogue.table.clear().select(pl.lit(0, pl.Int32).alias(_ITEM), pl.all())
+        rows = base.catalogue.first.clear().select(pl.lit(0, pl.Int32).alias(_ITEM), pl.all())
         nothing = np.empty(0, np.int32)
         empty = np.empty((0, width), np.float32)
         return cls(nothing, empty, nothing, Entries.none(), nothing, rows, len(base.catalogue))
@@ -228,8 +228,7 @@ class Changes:
         items: IdMap = base.items
         if later.height:
             items = LaterIds(base.items, later["id"], set(self.removed.tolist()))
-        counts = np.append(base.counts, np.zeros(later.height, np.int64)) if later.height else base.counts
-        return Catalogue(items, lambda: self._table(base.table), base.roles, base.exclude_seen, counts)
+        return Catalogue(items, lambda rows: self._table(base.table)[:rows], base.roles, base.exclude_seen, base.counts)
 
     def _table(self, table: pl.DataFrame) -> pl.DataFrame:
         later = self.rows.filter(pl.col(_ITEM) >= table.height).drop(_ITEM)

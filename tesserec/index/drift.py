@@ -64,9 +64,9 @@ def drift(bundle: Bundle) -> Drift:
     postings = bundle.searcher.postings
     if not isinstance(postings, VectorPostings):
         raise UserError(f"{bundle.facts.get('model')} keeps lists of scored items; there is no codebook to drift from")
-    counts = bundle.searcher.catalogue.counts
+    events = bundle.searcher.catalogue.events
     live = np.concatenate([postings.items_of(cell) for cell in range(postings.cells)])
-    later, trained = live[counts[live] == 0], live[counts[live] > 0]
+    later, trained = live[events(live) == 0], live[events(live) > 0]
     delta = postings.delta
     moved = 0 if delta is None else len(delta.ids) + int(np.unpackbits(delta.dead).sum())
     changed = moved / max(1, len(postings.items))

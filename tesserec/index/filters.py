@@ -51,9 +51,9 @@ def is_blocked(blocked: Any, item: int) -> bool:
 
 def bitmap(items: NDArray[np.integer[Any]], size: int) -> Bits:
     """Bits of ``size`` items, those of ``items`` set, uint8 ``(ceil(size / 8),)``."""
-    mask = np.zeros(size, np.bool_)
-    mask[items] = True
-    return np.packbits(mask, bitorder="little")
+    bits = np.zeros(-(-size // 8), np.uint8)  # pages that no item lies on are never touched
+    np.bitwise_or.at(bits, items >> 3, np.uint8(1) << (items & 7).astype(np.uint8))
+    return bits
 
 
 def union(blocked: Blocked, bits: Bits) -> Blocked:

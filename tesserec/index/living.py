@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from tesserec.index.item_side import THRESHOLDS, ItemSide
 from tesserec.index.postings import VectorPostings
 from tesserec.index.score_postings import ScorePostings
 from tesserec.index.searcher import Searcher
-from tesserec.index.user_side import OnnxScoreSide
+from tesserec.index.user_side import ConstantSide, OnnxScoreSide
 
 LIKE = "like"
 _KEPT = ("*.onnx", "user_side.json", ITEM_SIDE, THRESHOLDS, "codebook.safetensors")
@@ -69,7 +69,7 @@ def add_items(root: Path, source: Any, columns: Mapping[str, str | None] | None 
 
     Where an item lies follows from its features, through the model's own item encoder; or, in a column ``like``, from
     items of the catalogue that it is like, whose mean it then starts from. Lists take it where its score reaches what
-    they kept in training.
+    they kept in training. Popularity ranks it behind whatever somebody took; ``new_share`` shows it nevertheless.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def add_items(root: Path, source: Any, columns: Mapping[str, str | None] | None 
     DataError
         If the table does not fit, an item is there already, or nothing says where it lies. Nothing is added then.
     UserError
-        If the model only counts (popularity, item-kNN), or was published without what places items.
+        If the model counts who took what together (item-kNN), or was published without what places items.
     """
 
     def change(bundle: Bundle, changes: Changes, rows: pl.DataFrame) -> tuple[Changes, Items]:
@@ -98,9 +98,9 @@ def add_items(root: Path, source: Any, columns: Mapping[str, str | None] | None 
             )
         found[found < 0] = changes.size + np.arange((found < 0).sum(), dtype=np.int32)
         full = rows.drop(LIKE, strict=False)
-        table = bundle.base_searcher.catalogue.table
-        missing = [pl.lit(None, dtype).alias(name) for name, dtype in table.schema.items() if name not in full.columns]
-        full = full.with_columns(missing).select(table.columns)
+        schema = bundle.base_searcher.catalogue.first.schema
+        missing = [pl.lit(None, dtype).alias(name) for name, dtype in schema.items() if name not in full.columns]
+        full = full.with_columns(missing).select(schema.names())
         return _placed(bundle, changes, found, rows, full).with_rows(found, full), found
 
     return _edit_items(root, source, columns, change, "added")
@@ -125,7 +125,7 @@ def update_items(root: Path, source: Any, columns: Mapping[str, str | None] | No
         full = old.with_columns(new.get_columns()).select(old.columns)
         anew = _liked(rows)
         if _reads_features(bundle):
-            anew |= catalogue.counts[found] == 0
+            anew |= catalogue.events(found) == 0
         changed, moved = changes.with_rows(found, full), np.flatnonzero(anew)
         if len(moved):
             _check_item_side(bundle, "placed anew")
@@ -181,7 +181,7 @@ def _compact(root: Path, bundle: Bundle) -> Path:
     live = np.setdiff1d(np.arange(changes.size), changes.removed)
     old = bundle.searcher.catalogue
     ids = old.items.values.gather(live)
-    catalogue = Catalogue(IdMap(ids), old.table[live], old.roles, old.exclude_seen, old.counts[live])
+    catalogue = Catalogue(IdMap(ids), old.table[live], old.roles, old.exclude_seen, old.events(live))
     postings = bundle.searcher.postings
     if isinstance(postings, VectorPostings):
         rebuilt: Any = VectorPostings.build(postings.vectors_of(live), postings.cells_of(live), postings.cells)
@@ -228,7 +228,7 @@ def _edit_items(
     done: str,
 ) -> Edit:
     def read_and_change(bundle: Bundle, changes: Changes) -> tuple[Changes, Items, int]:
-        rows = read_items(source, dict(columns or {}), bundle.base_searcher.catalogue.table, LIKE)
+        rows = read_items(source, dict(columns or {}), bundle.base_searcher.catalogue.first, LIKE)
         changed, placed = change(bundle, changes, rows)
         return changed, placed, rows.height
 
@@ -274,7 +274,7 @@ def _present(bundle: Bundle, changes: Changes, ids: pl.Series) -> Items:
 
 
 def _check_item_side(bundle: Bundle, what: str) -> None:
-    if (bundle.base / ITEM_SIDE).exists():
+    if (bundle.base / ITEM_SIDE).exists() or isinstance(bundle.base_searcher.side, ConstantSide):
         return
     searcher = bundle.base_searcher
     if isinstance(searcher.postings, VectorPostings) or isinstance(searcher.side, OnnxScoreSide):
@@ -282,8 +282,8 @@ def _check_item_side(bundle: Bundle, what: str) -> None:
             f"{bundle.base} was published without an item side; publish the run again with `tesserec index`"
         )
     raise UserError(
-        f"items cannot be {what} here: {bundle.facts.get('model')} counts what users did, and nobody has met a new "
-        "item yet; bring its events with `tesserec update`, or use a model that reads features"
+        f"items cannot be {what} here: {bundle.facts.get('model')} compares items by who took both, and nobody has "
+        "taken a new one yet; bring its events with `tesserec update`, or use a model that reads features"
     )
 
 
@@ -293,8 +293,12 @@ def _reads_features(bundle: Bundle) -> bool:
 
 def _placed(bundle: Bundle, changes: Changes, items: Items, rows: pl.DataFrame, full: pl.DataFrame) -> Changes:
     """The changes with what places these items; ``rows`` are as given, ``full`` have every column."""
-    side = ItemSide(bundle.base)
     liked = _liked(rows)
+    if isinstance(bundle.base_searcher.side, ConstantSide):
+        if liked.any():
+            raise DataError(f"{bundle.facts.get('model')} compares no items; leave the column {LIKE!r} out")
+        return _uncounted(changes, items, len(bundle.base_searcher.catalogue))
+    side = ItemSide(bundle.base)
     raw = np.zeros((len(items), side.dim), np.float32)
     for row in np.flatnonzero(liked):
         raw[row] = _mean_of(bundle, changes, rows["id"][int(row)], rows[LIKE][int(row)])[: side.dim]
@@ -305,6 +309,15 @@ def _placed(bundle: Bundle, changes: Changes, items: Items, rows: pl.DataFrame, 
     vectors, rows_of, codes, scores = side.listed(raw)
     entries = Entries(items[rows_of], codes.astype(np.int32), scores)
     return changes.with_items(items, vectors, np.zeros(len(items), np.int32), entries)
+
+
+def _uncounted(changes: Changes, items: Items, base: int) -> Changes:
+    """The changes with items that nobody has taken; those of the base, when they come back, have their counts."""
+    later = items[items >= base]
+    nothing = np.zeros(len(later), np.int32)
+    back = replace(changes, removed=np.setdiff1d(changes.removed, items).astype(np.int32))
+    entries = Entries(later, nothing, nothing.astype(np.float32))
+    return back.with_items(later, np.empty((len(later), 0), np.float32), nothing, entries)
 
 
 def _liked(rows: pl.DataFrame) -> NDArray[np.bool_]:

@@ -38,7 +38,7 @@ def name_interests(catalogue: Catalogue, postings: VectorPostings) -> pl.DataFra
         items = postings.items_of(code)
         typical = [titles[int(item)] for item in typical_items(catalogue, postings, code, _SHOWN)]
         found = categories.get(code, [])
-        traffic = int(catalogue.counts[items].sum())
+        traffic = int(catalogue.events(items).sum())
         rows.append((code, _name(found, typical), len(items), traffic, typical, found))
     schema: dict[str, pl.DataType | type[pl.DataType]] = {
         "interest": pl.Int32,
@@ -63,7 +63,7 @@ def typical_items(catalogue: Catalogue, postings: VectorPostings, code: int, n: 
     vectors = postings.vectors_of(items).astype(np.float64)
     if not len(items):
         return items
-    counts = catalogue.counts[items]
+    counts = catalogue.events(items)
     popular = counts >= np.median(counts)
     lengths = np.linalg.norm(vectors, axis=1)
     nearness = vectors @ vectors.mean(axis=0) / np.where(lengths > 0, lengths, 1)

@@ -6,38 +6,79 @@ differ between models and merges, places do not. The same search is made for new
 take the places of the list's last trained items, exploited ones first, until the share is kept. New items that came
 into the list by themselves count. Ours.
 
+Where few items are new they are held as postings of their own, so that the second search scans these and nothing else;
+and where it goes by value alone and leaves no cell out, it stops at as many items as there are places to fill.
+
 Every list of a drawing policy keeps its share before lists are compared, so propensities are those of what is given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 from tesserec.index.across import Request
 from tesserec.index.contract import Candidates
-from tesserec.index.filters import Bits, union
+from tesserec.index.filters import Bits, bitmap, union
 from tesserec.index.interests import explore_slots
+from tesserec.index.postings import EveryItem, Postings, VectorPostings
+from tesserec.index.score_postings import ScorePostings
 
+FEW = 1 << 16
+"""Up to so many new items have postings of their own: 21 MB at a width of 64."""
 _MOVED = ("items", "scores", "interests", "probability", "explored")
+
+
+@dataclass(frozen=True, eq=False)
+class NewItems:
+    """Which items of a catalogue are new.
+
+    Attributes
+    ----------
+    trained
+        Bitmap of the others.
+    few
+        Postings of the new ones alone; None where they are many, or where nothing is indexed.
+    any
+        Whether there are some.
+    """
+
+    trained: Bits
+    few: VectorPostings | ScorePostings | None
+    any: bool
+
+    @classmethod
+    def of(cls, items: NDArray[np.int32], postings: Postings) -> Self:
+        """Rising items that are new, in their postings."""
+        few = None
+        if len(items) <= FEW and not isinstance(postings, EveryItem):
+            few = postings.only(items)
+        return cls(~bitmap(items, postings.size), few, len(items) > 0)
 
 
 def with_new(search: Callable[[Request], Candidates], request: Request) -> Candidates:
     """What a search finds, with the policy's share of new items as far as it finds so many."""
-    found = search(request)
+    found, new = search(request), request.new
     places = explore_slots(request.policy.new_share, request.k)
-    if not places or request.trained is None:
+    if not places or new is None or not new.any:
         return found
-    new = search(replace(request, blocked=union(request.blocked, request.trained)))
+    k = places if request == request.everywhere and _by_value(request) else request.k
+    more = search(replace(request, k=k, blocked=union(request.blocked, new.trained), few=new.few))
     for user in range(len(found.items)):
-        _place(found, new, user, places, request.trained)
+        _place(found, more, user, places, new.trained)
     visits = found.visits
-    visits.certified[...] &= new.visits.certified
-    visits.items[...] += new.visits.items
+    visits.certified[...] &= more.visits.certified
+    visits.items[...] += more.visits.items
     return found
+
+
+def _by_value(request: Request) -> bool:
+    """Whether the best items of a longer list are those of a shorter one."""
+    return request.policy.merge != "quota" and not request.policy.explore
 
 
 def _place(found: Candidates, new: Candidates, user: int, places: int, trained: Bits) -> None:

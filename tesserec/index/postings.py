@@ -129,7 +129,8 @@ class VectorPostings:
         if self.delta is None or not len(self.delta.ids):
             return (base,)
         rows = self.delta.rows
-        return base, segment_of(rows.table, self.delta.ids[rows.items], rows.offsets, np.empty(0, np.uint8), rows.tiles)
+        own = segment_of(rows.table, self.delta.ids[rows.items], rows.offsets, np.empty(0, np.uint8), rows.tiles)
+        return (base, own) if len(self.items) else (own,)
 
     @cached_property
     def sizes(self) -> Ints:
@@ -240,7 +241,23 @@ class VectorPostings:
             raise DataError(f"the new vectors are {vectors.shape[1]} wide; expected {self.dim}")
         rows = VectorPostings.build(vectors[order], np.asarray(cells)[order], self.cells)
         dead = bitmap(changed[changed < len(self.items)], len(self.items))
-        return replace(self, delta=Delta(rows, items[order].astype(np.int32), dead, size))
+        on_top = replace(self, delta=Delta(rows, items[order].astype(np.int32), dead, size))
+        # To read the base through once more would take as long as building it.
+        vars(on_top).update({name: vars(self)[name] for name in ("table", "tiles") if name in vars(self)})
+        return on_top
+
+    def only(self, items: Items) -> Self:
+        """Some items alone, by the same numbers and in the same cells, on arrays of their own; for a few of many."""
+        _, local = self._split(items)
+        base = items[items < len(self.items)]
+        alive = local >= 0
+        alive[items < len(self.items)] |= ~self._is_dead(base)
+        items = items[alive]
+        rows = VectorPostings.build(self.vectors_of(items), self.cells_of(items), self.cells)
+        delta = Delta(rows, items, np.empty(0, np.uint8), self.size)
+        return replace(
+            self, vectors=self.vectors[:0], items=self.items[:0], offsets=np.zeros_like(self.offsets), delta=delta
+        )
 
     def save(self, directory: Path) -> None:
         """Write into an existing directory."""

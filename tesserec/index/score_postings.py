@@ -20,6 +20,7 @@ from typing_extensions import Self
 from tesserec.errors import ArtefactError, DataError, UserError
 from tesserec.index.arrays import FACTS, check_offsets, check_rows, facts_of, map_array, number_of, save_arrays
 from tesserec.index.filters import Bits, bitmap
+from tesserec.index.kernels import kernel
 from tesserec.index.native import address
 from tesserec.index.topk import frozen
 
@@ -178,6 +179,15 @@ class ScorePostings:
         order = np.lexsort((items, -scores))
         return items[order], np.asarray(scores[order])
 
+    def only(self, items: Items) -> Self:
+        """The postings of some items alone, on arrays of their own; costs a pass over all of them."""
+        held = bitmap(items, self.size)
+        parts = [_postings_of(self.lists, held)]
+        if self.delta is not None:
+            parts.append(_postings_of(self.delta.lists, held))
+        codes, kept, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return self.build(codes, kept, scores, n_codes=self.codes, size=self.size, keyed_by_item=self.keyed_by_item)
+
     def save(self, directory: Path) -> None:
         """Write into an existing directory."""
         if self.delta is not None:
@@ -246,6 +256,32 @@ class ScorePostings:
 
 
 _FILES = {"places": "<u2", "scores": "<f4", "blocks": "<u2", "counts": "<u2", "ranges": "<i8", "offsets": "<i8"}
+
+
+@kernel
+def _postings_of(lists: Lists, held: Bits) -> tuple[Ints, Items, Floats]:
+    """Code, item and score of each posting of the items of a bitmap, those aside that are dead."""
+    wanted = held.copy()
+    for byte in range(len(lists.dead)):
+        wanted[byte] &= ~lists.dead[byte]
+    found = 0
+    codes, items, scores = np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.float32)
+    for fill in (False, True):
+        if fill:
+            codes, items, scores = np.empty(found, np.int64), np.empty(found, np.int32), np.empty(found, np.float32)
+            found = 0
+        for code in range(len(lists.offsets) - 1):
+            posting = lists.offsets[code]
+            for held_in in range(lists.ranges[code], lists.ranges[code + 1]):
+                first = np.int32(lists.blocks[held_in]) * BLOCK
+                for _ in range(np.int64(lists.counts[held_in]) + 1):
+                    item = first + lists.places[posting]
+                    if (wanted[item >> 3] >> (item & 7)) & 1:
+                        if fill:
+                            codes[found], items[found], scores[found] = code, item, lists.scores[posting]
+                        found += 1
+                    posting += 1
+    return codes, items, scores
 
 
 def _items(places: Shorts, blocks: Shorts, counts: Shorts) -> Items:

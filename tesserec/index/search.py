@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 
 from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError
-from tesserec.index.across import Request, search_across
+from tesserec.index.across import Request, few_of, search_across
 from tesserec.index.contract import Candidates, Elsewhere, Encoded, Floats, Policy, UserSide
 from tesserec.index.dense import best_of_all
 from tesserec.index.exploration import draws_of, propensity_of, race_weights, reshaped
-from tesserec.index.filters import NOTHING, Bits, Blocked
+from tesserec.index.filters import NOTHING, Blocked
 from tesserec.index.interests import Choice, choose, choose_from_history
 from tesserec.index.lists import sum_lists
 from tesserec.index.merge import no_candidates
-from tesserec.index.new_items import with_new
+from tesserec.index.new_items import NewItems, with_new
 from tesserec.index.order import Order
 from tesserec.index.postings import EveryItem, Postings, VectorPostings
 from tesserec.index.score_postings import ScorePostings
@@ -52,7 +52,7 @@ def retrieve(
     progress: Progress | None = None,
     blocked: Blocked = NOTHING,
     elsewhere: Elsewhere | None = None,
-    trained: Bits | None = None,
+    new: NewItems | None = None,
     order: Order | None = None,
 ) -> Candidates:
     """The ``k`` best candidates of each history.
@@ -72,8 +72,8 @@ def retrieve(
     blocked
         Items that no answer may hold, see :class:`tesserec.index.filters.Filter`. Where they leave a list short that
         searched a part of the cells, it is filled from all of them.
-    trained
-        Bitmap of the items that are not new, which ``policy.new_share`` asks for.
+    new
+        The items that are new, which ``policy.new_share`` asks for.
     order
         Visit cells by posterior and place instead of ``policy.visit``, where all interests search together.
 
@@ -91,9 +91,9 @@ def retrieve(
             f"new_share = {policy.new_share}, but an engine searches here, which does not know new items from others; "
             "ask the bundle itself, or leave new_share at 0"
         )
-    if policy.new_share and trained is None:
-        raise ConfigError(f"new_share = {policy.new_share}, but nothing says which items are new; give trained")
-    request = Request(k, policy, exclude_seen, budget_mb, blocked, elsewhere, trained, order)
+    if policy.new_share and new is None:
+        raise ConfigError(f"new_share = {policy.new_share}, but nothing says which items are new; give new")
+    request = Request(k, policy, exclude_seen, budget_mb, blocked, elsewhere, new, order=order)
     batch = _batch_users(postings, request)
     if len(histories) == 1 and progress is None:  # nothing to put into order
         return _retrieve_batch(side, postings, _known_items(histories, np.zeros(1, np.int64), postings.size), request)
@@ -152,10 +152,25 @@ def _check(postings: Postings, histories: Histories, k: int, policy: Policy) -> 
             ", but this model has no interests that users share, so none to draw or weigh; leave them out, or use a "
             "model with a codebook (sparc)"
         )
-    if policy.reach == "cell" and not isinstance(postings, VectorPostings):
-        raise ConfigError("reach = 'cell', but the items of this model lie in no cells; leave reach at 'catalogue'")
+    if not isinstance(postings, VectorPostings):
+        _check_lists(policy)
     if len(empty := np.flatnonzero(histories.lengths < 1)):
         raise DataError(f"history {empty[0]} is empty; give at least one item of the catalogue")
+
+
+def _check_lists(policy: Policy) -> None:
+    """Lists are summed whole, whatever ``visit`` allows to be left out, and have no interests to merge."""
+    if policy.reach == "cell":
+        raise ConfigError("reach = 'cell', but the items of this model lie in no cells; leave reach at 'catalogue'")
+    if policy.merge != "max":
+        raise ConfigError(
+            f"merge = {policy.merge!r}, but this model adds up scored lists, so it has no interests to merge; "
+            "leave merge at 'max'"
+        )
+    if policy.max_items is not None:
+        raise ConfigError(
+            f"max_items = {policy.max_items}, but this model always adds up whole lists; leave max_items out"
+        )
 
 
 def _known_items(histories: Histories, rows: NDArray[np.int64], size: int) -> Histories:
@@ -192,9 +207,12 @@ def _retrieve_batch(
         lists = cast(ScoreSide, side)
         if request.elsewhere is not None:
             return _certain(request.elsewhere.sum_lists(lists, postings, histories, request.k, request.exclude_seen))
-        return _certain(
-            with_new(lambda own: sum_lists(lists, postings, histories, own.k, own.exclude_seen, own.blocked), request)
-        )
+
+        def search(own: Request) -> Candidates:
+            searched = cast(ScorePostings, own.few or postings)
+            return sum_lists(lists, searched, histories, own.k, own.exclude_seen, own.blocked)
+
+        return _certain(with_new(search, request))
     if isinstance(postings, EveryItem):
         dense = cast(DenseSide, side)
         return _certain(
@@ -275,7 +293,9 @@ def _search_to_the_end(asked: _Asked, postings: VectorPostings, choice: Choice, 
     found = _search_cells(asked, postings, choice, request)
     if request.blocked is NOTHING or request == request.everywhere:
         return found
-    short = np.flatnonzero((found.items < 0).any(axis=1) & ~found.visits.certified)
+    # What few items certify sooner would else be found by other interests than among many.
+    uncertain = ~found.visits.certified | (request.few is not None)
+    short = np.flatnonzero((found.items < 0).any(axis=1) & uncertain)
     if len(short):
         parts = choice.take(short)
         more = _search_cells(asked.take(short), postings, parts, request.everywhere)
@@ -294,7 +314,8 @@ def _search_cells(asked: _Asked, postings: VectorPostings, choice: Choice, reque
         visited = cells_to_visit(posterior, postings, request.policy)
         own = choice.explored | np.take_along_axis(visited, np.maximum(choice.codes, 0).astype(np.int64), axis=1)
         choice = replace(choice, codes=np.where(own, choice.codes, -1).astype(np.int32))
-        found = search_within(users, postings, choice, request.k, request.policy)
+        few = few_of(request, postings) if request.few is not None else None
+        found = search_within(users, postings, choice, request.k, request.policy, few, request.elsewhere)
     else:
         found = search_across(users, postings, choice, request, histories)
     return found if posterior.shape[1] > 1 else _without_interests(found)

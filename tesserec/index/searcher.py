@@ -21,8 +21,9 @@ from tesserec.index.catalogue import Catalogue
 from tesserec.index.contract import Candidates, Elsewhere, Floats, Merge, Policy, Select, Shares, UserSide
 from tesserec.index.delta import both_segments
 from tesserec.index.diversify import diverse, item_categories
-from tesserec.index.filters import NOTHING, Bits, Filter
+from tesserec.index.filters import NOTHING, Filter
 from tesserec.index.names import name_interests
+from tesserec.index.new_items import NewItems
 from tesserec.index.order import Order
 from tesserec.index.postings import Postings, VectorPostings
 from tesserec.index.score_postings import ScorePostings
@@ -239,14 +240,14 @@ class Searcher:
             progress=progress,
             blocked=NOTHING if only is None else only.resolve(self.catalogue.table),
             elsewhere=self.elsewhere,
-            trained=self._trained if policy.new_share else None,
+            new=self._new if policy.new_share else None,
             order=order,
         )
 
     @cached_property
-    def _trained(self) -> Bits:
-        """Bitmap of the items that training has events of."""
-        return np.packbits(self.catalogue.counts > 0, bitorder="little")
+    def _new(self) -> NewItems:
+        """The items that training had no event of."""
+        return NewItems.of(self.catalogue.new, self.postings)
 
     def _visits_for(self, recall: float) -> tuple[float, Order | None]:
         """What finds a share of the exact answers, as measured when the model was calibrated."""
@@ -267,7 +268,7 @@ class Searcher:
                 "probability": pl.Series(candidates.probability[users, ranks]).fill_nan(None),
                 "explored": candidates.explored[users, ranks],
                 "propensity": pl.Series(candidates.propensity[users, ranks]).fill_nan(None),
-                "new": self.catalogue.counts[candidates.items[users, ranks]] == 0,
+                "new": self.catalogue.events(candidates.items[users, ranks]) == 0,
             }
         )
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from tesserec.data.histories import Histories, Ints, Items
-from tesserec.index.contract import Candidates, Codes, Encoded, Floats, Policy, UserSide, Visits
+from tesserec.index.contract import Candidates, Codes, Elsewhere, Encoded, Floats, Policy, UserSide, Visits
 from tesserec.index.filters import NOTHING, Bits, Blocked, is_blocked
 from tesserec.index.interests import Choice
 from tesserec.index.kernels import contains, empty_rows, exact_dot, fast_dot, kernel, ordered_rows
@@ -52,14 +52,28 @@ class Users:
     blocked: Blocked
 
 
-def search_within(users: Users, postings: VectorPostings, choice: Choice, k: int, policy: Policy) -> Candidates:
+def search_within(
+    users: Users,
+    postings: VectorPostings,
+    choice: Choice,
+    k: int,
+    policy: Policy,
+    few: VectorPostings | None = None,
+    elsewhere: Elsewhere | None = None,
+) -> Candidates:
     """The ``k`` best candidates of each user, every interest bringing items of its own cell.
 
     Parameters
     ----------
     choice
         Interests to search, exploited ones in order of falling probability; -1 are left out.
+    few
+        The only items that are not blocked, where these are few: cells without one are not searched.
+    elsewhere
+        Who scores the items in the place of the postings; it knows of no blocked ones.
     """
+    if few is not None:
+        choice = _of_cells(choice, few.sizes > 0)
     by_quota = policy.merge == "quota"
     n, columns = choice.codes.shape
     wide = int((~choice.explored).any(axis=0).sum())
@@ -77,25 +91,40 @@ def search_within(users: Users, postings: VectorPostings, choice: Choice, k: int
             if len(rows):
                 block = _read(users, postings, choice.codes[rows, part], bases[rows, part], rows)
                 proof = unproven, proves and start < wide
-                in_threads(
-                    len(rows),
-                    partial(_absorb, block, part.start, heap_of[part], policy.normalise, proof, tables, heaps),
-                )
+                given = block, part.start, heap_of[part], policy.normalise, proof
+                if elsewhere is None:
+                    work = partial(_absorb, *given, tables, heaps)
+                else:
+                    found = _ask(elsewhere, users, postings, block, k, policy.normalise)
+                    work = partial(_absorb_found, *given, found, tables[2], heaps)
+                in_threads(len(rows), work)
             start, width = part.stop, max(BLOCK, min(2 * width, FEW * BLOCK // max(1, len(rows))))
     in_threads(n, partial(_sort, heaps))
     _, one_of_each = np.unique(heap_of, return_index=True)
     lists = Choice(*(getattr(choice, name)[:, one_of_each] for name in ("codes", "probability", "explored", "quotas")))
-    found = merge_interests(lists, heaps.items, heaps.values, np.zeros(lists.codes.shape), k, by_quota)
-    visits = _visits(users.encoded.posterior, postings, choice, heaps)
-    return replace(_name(found, postings, choice), visits=visits)
+    merged = merge_interests(lists, heaps.items, heaps.values, np.zeros(lists.codes.shape), k, by_quota)
+    telling = (few or postings).sizes > 0
+    visits = _visits(users.encoded.posterior, postings, choice, heaps, telling)
+    return replace(_name(merged, postings, choice), visits=visits)
 
 
-def _visits(posterior: Floats, postings: VectorPostings, choice: Choice, heaps: _Heaps) -> Visits:
-    """Certified is what was proved, or left no item of any likely cell out."""
+def _of_cells(choice: Choice, cells: NDArray[np.bool_]) -> Choice:
+    """The interests of some cells; explored ones keep their columns, as they keep their places."""
+    codes = np.where((choice.codes >= 0) & cells[choice.codes], choice.codes, -1).astype(np.int32)
+    kept: NDArray[np.bool_] = np.any(choice.explored | (codes >= 0), axis=0, keepdims=False)
+    kept[0] = True  # of exploited interests there is always one
+    rest = (getattr(choice, name)[:, kept] for name in ("probability", "explored", "quotas"))
+    return Choice(np.ascontiguousarray(codes[:, kept]), *rest)
+
+
+def _visits(
+    posterior: Floats, postings: VectorPostings, choice: Choice, heaps: _Heaps, telling: NDArray[np.bool_]
+) -> Visits:
+    """Certified is what was proved, or left no item of any likely and telling cell out."""
     searched = np.zeros((len(posterior), postings.cells + 1), np.bool_)
     np.put_along_axis(searched, np.where(heaps.visited, choice.codes, -1).astype(np.int64), True, axis=1)
     left = np.where(searched[:, :-1], 0.0, posterior)
-    certified = heaps.proven | ~((left > 0) & (postings.sizes > 0)).any(axis=1)
+    certified = heaps.proven | ~((left > 0) & telling).any(axis=1)
     cells = searched[:, :-1]  # an interest that is exploited and explored is one cell
     mass_left, by_place = np.asarray(left.sum(axis=1), np.float32), np.zeros(len(certified), np.bool_)
     return Visits(certified, cells.sum(axis=1), cells @ postings.sizes, mass_left, by_place)
@@ -107,6 +136,26 @@ def _read(users: Users, postings: VectorPostings, codes: Codes, bases: Doubles, 
     longest = max(part.table.longest for part in (postings, postings.delta and postings.delta.rows) if part)
     near = margins(queries.reshape(-1, queries.shape[-1]), longest).reshape(codes.shape)
     return _Block(rows, codes, queries, bases, near)
+
+
+def _ask(
+    elsewhere: Elsewhere, users: Users, postings: VectorPostings, block: _Block, k: int, whole: bool
+) -> tuple[Items, Floats]:
+    """Items and scores of each interest's cell from elsewhere, best first, ``(rows, columns, n)``.
+
+    Of ``whole`` cells every score is asked for, since a normaliser sums them all; otherwise so many that k are wanted.
+    """
+    held = np.where(block.codes >= 0, postings.sizes[block.codes], 0)
+    limit = int(held.max(initial=0))
+    if not whole:
+        limit = min(limit, k + (0 if users.unwanted is None else int(users.unwanted.lengths.max(initial=0))))
+    items, scores = np.full((*held.shape, limit), -1, np.int32), np.full((*held.shape, limit), -np.inf, np.float32)
+    rows, columns = np.nonzero(held)
+    if len(rows):
+        cells = Histories.from_offsets(block.codes[rows, columns], np.arange(len(rows) + 1))
+        found = elsewhere.best_in_cells(block.queries[rows, columns], cells, None, limit)
+        items[rows, columns], scores[rows, columns] = found
+    return items, scores
 
 
 def _name(found: Candidates, postings: VectorPostings, choice: Choice) -> Candidates:
@@ -227,6 +276,41 @@ def _absorb(
                         continue
                     score = np.float64(exact_dot(query, rows.vectors[start + i])) - lse
                     _push(heaps, user, heap, item, base + min(score, most))  # no probability is above 1
+
+
+@kernel
+def _absorb_found(
+    block: _Block,
+    first: int,
+    heap_of: Ints,
+    normalise: bool,
+    proof: tuple[NDArray[np.bool_], bool],
+    found: tuple[Items, Floats],
+    unwanted: _Unwanted,
+    heaps: _Heaps,
+    begin: int,
+    end: int,
+) -> None:
+    """The same with scores that others found, best first."""
+    unproven, proves = proof
+    k = heaps.items.shape[2]
+    for row in range(begin, end):
+        user = block.users[row]
+        for column in range(block.codes.shape[1]):
+            cell, heap, base = block.codes[row, column], heap_of[column], block.bases[row, column]
+            if cell < 0:
+                continue
+            if proves and heaps.counts[user, heap] == k and base < heaps.values[user, heap, 0]:
+                unproven[user], heaps.proven[user] = False, True
+                break
+            heaps.visited[user, first + column] = True
+            items, scores = found[0][row, column], found[1][row, column]
+            lse, most = (_log_sum_exp(scores, scores[:0]), 0.0) if normalise else (0.0, np.inf)
+            for i in range(len(items)):
+                if items[i] >= 0 and not contains(
+                    unwanted.seen, unwanted.seen_from[user], unwanted.seen_to[user], items[i]
+                ):
+                    _push(heaps, user, heap, items[i], base + min(np.float64(scores[i]) - lse, most))
 
 
 @kernel

@@ -109,7 +109,7 @@ def _recommended(served: Served, found: Candidates, row: int, unknown: list[Any]
     chances = found.probability[row, :n].tolist()
     scores, explored = found.scores[row, :n].tolist(), found.explored[row, :n].tolist()
     odds = [None if share != share else share for share in found.propensity[row, :n].tolist()]
-    new = (served.searcher.catalogue.counts[found.items[row, :n]] == 0).tolist()
+    new = (served.searcher.catalogue.events(found.items[row, :n]) == 0).tolist()
     candidates = [
         Candidate(item, score, code if code >= 0 else None, chance if code >= 0 else None, *rest)
         for item, score, code, chance, *rest in zip(items, scores, codes, chances, odds, explored, new, strict=True)

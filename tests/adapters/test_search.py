@@ -9,7 +9,7 @@ from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError
 from tesserec.index.contract import Policy
 from tesserec.index.filters import Filter
-from tests.adapters.conftest import DENSE, ITEMS, SPARSE, publish_lists, publish_slots, publish_vectors
+from tests.adapters.conftest import CELLS, DENSE, ITEMS, SPARSE, publish_lists, publish_slots, publish_vectors
 from tests.index.world import histories
 
 POLICIES = [
@@ -61,6 +61,35 @@ def test_vectors(dense, vectors, settings, exclude_seen):
     assert_same(found, vectors.searcher.retrieve(asked, 20, policy, exclude_seen))
 
 
+WITHIN = [
+    {"normalise": True, "merge": "probability", "interests": CELLS},
+    {"normalise": True, "merge": "probability", "interests": CELLS, "visit": 0.5, "known": 0.3},
+    {"normalise": True, "merge": "quota", "interests": 5},
+    {"normalise": True, "explore": 0.3},
+    {"merge": "max", "interests": 8},
+    {"normalise": True, "merge": "probability", "temperature": 2.0, "seed": 7, "repeats": 2},
+]
+
+
+@pytest.mark.parametrize("settings", WITHIN, ids=str)
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_interests_that_bring_items_of_their_own_cell(dense, vectors, settings, exclude_seen):
+    asked = histories(7, 6, ITEMS)
+    policy = Policy(**{"interests": 4, "reach": "cell", **settings})
+    for k in (3, 20):
+        found = dense.retrieve(asked, k, policy, exclude_seen)
+        assert_same(found, vectors.searcher.retrieve(asked, k, policy, exclude_seen))
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_a_model_that_normalises_over_cells(name, engine, tmp_path):
+    settings = {"reach": "cell", "normalise": True, "merge": "probability"}
+    bundle, filled = publish_vectors(tmp_path / "bundles", items=60, cells=6, **settings), engine(name)
+    export(bundle, filled)
+    found, expected = (one.recommend([["i1", "i7"]], 9) for one in (ExternalSearcher(bundle, filled), bundle))
+    assert found["item"].to_list() == expected["item"].to_list()
+
+
 @pytest.mark.parametrize("exclude_seen", [True, False])
 def test_lists(sparse, lists, exclude_seen):
     asked = histories(2, 6, ITEMS)
@@ -102,27 +131,19 @@ def test_a_model_of_one_cell(name, engine, tmp_path):
     assert_same(ExternalSearcher(bundle, filled).retrieve(asked, 9), bundle.searcher.retrieve(asked, 9))
 
 
-def test_what_an_engine_cannot_do_is_refused(dense, engine, tmp_path):
-    asked = histories(6, 1, ITEMS)
-    with pytest.raises(ConfigError, match="cannot sum over cells"):
-        dense.retrieve(asked, 5, Policy(reach="cell"))
+def test_what_an_engine_cannot_do_is_refused(dense):
     with pytest.raises(ConfigError, match="filters are not passed on"):
         dense.recommend([["i1"]], 5, only=Filter(deny=[3]))
     with pytest.raises(ConfigError, match="k = 0"):
         dense.recommend([["i1"]], 0)
     with pytest.raises(ConfigError, match="never calibrated"):
         dense.recommend([["i1"]], 5, recall=0.9)
-    within = publish_vectors(tmp_path / "within", items=60, cells=6, reach="cell", normalise=True)
-    nothing = engine("qdrant")
-    with pytest.raises(ConfigError, match="normalises scores over whole cells"):
-        export(within, nothing)
-    assert nothing.held() is None
 
 
 def test_milvus_has_a_largest_answer(engine, vectors):
     filled = engine("milvus")
     export(vectors, filled)
-    with pytest.raises(ConfigError, match="at most 16384"):
+    with pytest.raises(ConfigError, match="Milvus gives at most 16384"):
         ExternalSearcher(vectors, filled).recommend([["i1"]], 16384)
 
 

@@ -17,10 +17,12 @@ from tesserec.index.catalogue import Catalogue
 from tesserec.index.contract import Policy
 from tesserec.index.living import add_items, compact, remove_items, update_items
 from tesserec.index.postings import VectorPostings
+from tesserec.index.score_postings import ScorePostings
 from tesserec.index.searcher import Searcher
-from tesserec.index.user_side import OnnxSide
+from tesserec.index.user_side import HistorySide, OnnxSide
 from tests.faults import sweep
 from tests.index.test_bundle import publish_popularity
+from tests.index.world import catalogue as small_catalogue
 
 onnx_model = pytest.importorskip("tests.index.onnx_model", reason="needs onnx")
 
@@ -79,7 +81,7 @@ def rebuilt(bundle, live):
     postings = VectorPostings.build(
         np.stack([old.postings.vectors_of(np.array([p]))[0] for p in places]), old.postings.cells_of(places), CELLS
     )
-    catalogue = Catalogue(IdMap(rows["id"]), rows, ROLES, True, old.catalogue.counts[places])
+    catalogue = Catalogue(IdMap(rows["id"]), rows, ROLES, True, old.catalogue.events(places))
     return Searcher(catalogue, old.side.with_vectors(postings.vectors_of), postings, old.policy)
 
 
@@ -225,17 +227,38 @@ def test_a_removed_item_is_never_a_candidate_but_may_be_in_a_history(root):
     assert Bundle.open(root).recommend([["i1"]], 1)["item"][0] == first
 
 
-def test_counted_lists_lose_items_and_gain_none(tmp_path):
+def test_popularity_ranks_new_items_last_and_counts_again_what_comes_back(tmp_path):
     publish_popularity(tmp_path)
-    remove_items(tmp_path, ["i0"])
-    bundle = Bundle.open(tmp_path)
-    assert bundle.recommend([["i5"]], 3)["item"].to_list() == ["i1", "i2", "i3"]
-    with pytest.raises(UserError, match="nobody has met a new item"):
-        add_items(tmp_path, pl.DataFrame({"id": ["x"]}))
+    remove_items(tmp_path, ["i0", "i2"])
+    add_items(tmp_path, pl.DataFrame({"id": ["x", "y"]}))
+    assert Bundle.open(tmp_path).recommend([["i5"]], 9)["item"].to_list() == ["i1", "i3", "i4", "x", "y"]
+    add_items(tmp_path, pl.DataFrame({"id": ["i0"]}))
+    remove_items(tmp_path, ["x"])
+    with pytest.raises(DataError, match="compares no items; leave the column 'like' out"):
+        add_items(tmp_path, pl.DataFrame({"id": ["z"], "like": ["i1"]}))
+    with pytest.raises(DataError, match="compares no items"):
+        update_items(tmp_path, pl.DataFrame({"id": ["i1"], "like": ["i3"]}))
+    changed = Bundle.open(tmp_path)
+    assert changed.recommend([["y"]], 2, new_share=0.5, exclude_seen=False)["item"].to_list() == ["i0", "y"]
     compact(tmp_path)
-    compacted = Bundle.open(tmp_path)
-    assert compacted.recommend([["i5"]], 3)["item"].to_list() == ["i1", "i2", "i3"]
-    assert len(compacted.searcher.catalogue) == 5
+    for bundle in (changed, Bundle.open(tmp_path)):
+        assert bundle.recommend([["i5"]], 9)["item"].to_list() == ["i0", "i1", "i3", "i4", "y"]
+        bundle.verify()
+
+
+def test_neighbours_lose_items_and_gain_none(tmp_path):
+    codes = np.repeat(np.arange(4), 3)
+    neighbours = np.array([1, 2, 3, 0, 2, 3, 0, 1, 3, 0, 1, 2])
+    lists = ScorePostings.build(codes, neighbours, 1 / (1 + neighbours), n_codes=4, size=4, keyed_by_item=True)
+    searcher = Searcher(small_catalogue(4), HistorySide(), lists, Policy(interests=1))
+    publish(tmp_path, searcher, searcher.side.save, {"model": "item-knn"})
+    remove_items(tmp_path, ["i0"])
+    assert Bundle.open(tmp_path).recommend([["i3"]], 3)["item"].to_list() == ["i1", "i2"]
+    for source in ({"id": ["x"]}, {"id": ["x"], "like": ["i1"]}):
+        with pytest.raises(UserError, match=r"item-knn compares items by who took both.*`tesserec update`"):
+            add_items(tmp_path, pl.DataFrame(source))
+    compact(tmp_path)
+    assert Bundle.open(tmp_path).recommend([["i3"]], 3)["item"].to_list() == ["i1", "i2"]
 
 
 BAD = [

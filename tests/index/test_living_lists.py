@@ -7,7 +7,7 @@ from hypothesis import given, settings
 
 from tesserec.data.features import Vocabulary
 from tesserec.data.ids import IdMap
-from tesserec.errors import DataError
+from tesserec.errors import ArtefactError, DataError
 from tesserec.index.bundle import Bundle, publish
 from tesserec.index.catalogue import Catalogue
 from tesserec.index.contract import Policy
@@ -19,8 +19,9 @@ from tesserec.index.user_side import OnnxScoreSide
 
 pytest.importorskip("tests.index.onnx_model", reason="needs onnx")
 
+from tests.faults import sweep
 from tests.index import onnx_model
-from tests.index.test_living import CELLS, DIM, ROLES, SLOW, STEPS, N, answers, edit, table
+from tests.index.test_living import CELLS, DIM, ROLES, SETUP, SLOW, STEPS, N, answers, edit, table
 
 
 def build_lists(vectors, thresholds):
@@ -93,3 +94,66 @@ def test_lists_gain_an_item_that_users_find_at_once(tmp_path):
     assert all(("new" in found) == (f"i{model}" in found) for found in names)
     with pytest.raises(DataError, match="reads no item features"):
         add_items(tmp_path / "bundles", table(["x"]))
+
+
+SETUP_OF_ADDING = f"""{SETUP}
+import onnxruntime
+from tesserec.index.living import add_items
+from tesserec.index.new_items import NewItems
+from tests.index.test_living import table
+"""
+CHECK_OF_ADDING = f"""
+bundle = Bundle.open(root)
+bundle.verify()
+searcher, edited = bundle.searcher, "base" in bundle.facts
+assert len(searcher.catalogue) == searcher.postings.size == searcher.side.size == {N} + 2 * edited
+assert searcher.catalogue.new.tolist() == [{N}, {N} + 1][: 2 * edited]
+few = NewItems.of(searcher.catalogue.new, searcher.postings).few
+assert set(few.items.tolist()) <= {{{N}, {N} + 1}} and (len(few.items) > 0) == edited  # no list need take both
+assert (searcher.catalogue.items.encode(["x", "y"]) >= 0).tolist() == [edited, edited]
+rollback(root, 1)
+for path in root.glob("generation-*"):
+    if not path.name.endswith("1"):
+        shutil.rmtree(path)
+"""
+
+
+@pytest.mark.parametrize("fault", ["kill", "full"])
+def test_adding_to_lists_is_whole_or_nothing_wherever_it_is_broken(tmp_path, fault):
+    publish_lists(root := tmp_path / "bundles")
+    done = sweep(
+        setup=SETUP_OF_ADDING,
+        action='add_items(root, table(["x", "y"]))',
+        check=CHECK_OF_ADDING,
+        root=root,
+        fault=fault,
+    )
+    assert done.faults > 15
+    assert all("No space left" in message for message in done.messages)
+
+
+@pytest.mark.parametrize("file", ["entry_items", "entry_codes", "entry_scores", "vectors", "items", "size"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "flipped"])
+def test_damaged_changes_of_lists_are_refused_by_name(tmp_path, file, damage):
+    publish_lists(root := tmp_path / "bundles")
+    add_items(root, table(["x", "y"]))
+    victim = root / "generation-000002" / "changes" / f"{file}.npy"
+    content = victim.read_bytes()
+    if damage == "gone":
+        victim.unlink()
+    else:
+        victim.write_bytes(content[:-1] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ArtefactError, match=f"{file}.npy"):
+        Bundle.open(root)
+
+
+@pytest.mark.parametrize("file", ["counts", "history", "thresholds"])
+def test_a_damaged_base_of_changes_is_refused_by_name(tmp_path, file):
+    """What says which items are new, what lists took them, and what histories are read by."""
+    publish_lists(root := tmp_path / "bundles")
+    add_items(root, table(["x"]))
+    victim = root / "generation-000001" / f"{file}.npy"
+    content = victim.read_bytes()
+    victim.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ArtefactError, match=f"{file}.npy"):
+        Bundle.open(root)

@@ -13,6 +13,7 @@ from tesserec.index.catalogue import Catalogue
 from tesserec.index.contract import Policy
 from tesserec.index.filters import Blocked, Filter, bitmap
 from tesserec.index.interests import explore_slots
+from tesserec.index.new_items import NewItems
 from tesserec.index.postings import EveryItem
 from tesserec.index.score_postings import ScorePostings
 from tesserec.index.search import retrieve
@@ -47,7 +48,13 @@ def check(side, postings, policy, share, k, new, seed=0, exclude_seen=True):
     is_new = np.isin(np.arange(N), new)
     trained = bitmap(np.flatnonzero(~is_new), N)
     given = {"exclude_seen": exclude_seen}
-    found = retrieve(side, postings, users, k, replace(policy, new_share=share), trained=trained, **given)
+    few = NewItems.of(np.sort(new).astype(np.int32), postings)
+    found = retrieve(side, postings, users, k, replace(policy, new_share=share), new=few, **given)
+    many = replace(few, few=None)
+    same = retrieve(side, postings, users, k, replace(policy, new_share=share), new=many, **given)
+    for name in ("items", "scores", "interests", "probability", "explored"):
+        assert np.array_equal(getattr(found, name), getattr(same, name), equal_nan=name != "items"), name
+    assert (found.visits.certified | ~same.visits.certified).all()
     plain = retrieve(side, postings, users, k, policy, **given)
     alone = retrieve(side, postings, users, k, policy, blocked=Blocked(np.empty(0, np.int32), trained), **given)
     for user in range(5):
@@ -70,16 +77,29 @@ def check(side, postings, policy, share, k, new, seed=0, exclude_seen=True):
     share=st.sampled_from([0.0, 0.1, 0.3, 1.0]),
     many=st.integers(0, 30),
     exclude_seen=st.booleans(),
+    normalise=st.booleans(),
+    edited=st.booleans(),
 )
-def test_every_way_of_searching_vectors_keeps_the_share(seed, policy, k, share, many, exclude_seen):
-    new = np.random.default_rng(seed).choice(N, many, replace=False)
-    check(*world(seed, N), policy, share, k, new, seed, exclude_seen)
+def test_every_way_of_searching_vectors_keeps_the_share(seed, policy, k, share, many, exclude_seen, normalise, edited):
+    rng = np.random.default_rng(seed)
+    new = rng.choice(N, many, replace=False)
+    side, postings = world(seed, N)
+    if edited:
+        changed, removed = np.split(rng.permutation(N)[:20], [12])
+        vectors = rng.normal(size=(12, postings.dim)).astype(np.float32)
+        postings = postings.with_delta(changed, vectors, rng.integers(0, postings.cells, 12), removed, N)
+    policy = replace(policy, normalise=normalise and policy.reach == "cell")
+    check(side, postings, policy, share, k, new, seed, exclude_seen)
 
 
 def test_lists_and_scores_of_every_item_keep_the_share():
     rng = np.random.default_rng(0)
     scores = rng.random(N).astype(np.float32)
     lists = ScorePostings.build(np.zeros(N, int), np.arange(N), scores, n_codes=1, size=N)
+    later = ScorePostings.build(np.zeros(5, int), np.arange(5) * 7, rng.random(5), n_codes=1, size=N)
+    check(
+        ConstantSide(), lists.with_delta(later, np.array([1, 2, 3])), Policy(interests=1), 0.3, 20, np.arange(0, N, 4)
+    )
     for new in (rng.choice(N, 9, replace=False), np.argsort(scores)[:4]):
         check(ConstantSide(), lists, Policy(interests=1), 0.2, 20, new)
         check(AllScores(rng.random((N, N)).astype(np.float32)), EveryItem(N), Policy(interests=1), 0.2, 20, new)
@@ -88,13 +108,13 @@ def test_lists_and_scores_of_every_item_keep_the_share():
 def test_a_drawn_list_keeps_its_share_and_its_propensities_are_those_of_such_lists():
     side, postings = world(3, N)
     new = np.arange(50, 60)
-    trained = bitmap(np.arange(50), N)
+    few = NewItems.of(new.astype(np.int32), postings)
     users = histories(1, 4, N)
     policy = Policy(interests=2, seed=5, temperature=2.0, repeats=60, new_share=0.3)
-    found = retrieve(side, postings, users, 10, policy, exclude_seen=False, trained=trained)
+    found = retrieve(side, postings, users, 10, policy, exclude_seen=False, new=few)
     assert (np.isin(found.items, new).sum(axis=1) >= 3).all()
     drawn = [
-        retrieve(side, postings, users, 10, replace(policy, seed=seed, repeats=0), exclude_seen=False, trained=trained)
+        retrieve(side, postings, users, 10, replace(policy, seed=seed, repeats=0), exclude_seen=False, new=few)
         for seed in range(400)
     ]
     for user in range(4):

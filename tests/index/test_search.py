@@ -1,6 +1,8 @@
 """Soft search against the slow way, and what every answer promises."""
 
+from contextlib import ExitStack
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError, DataError
-from tesserec.index import search
+from tesserec.index import across, scan, search
 from tesserec.index.contract import Policy
 from tesserec.index.postings import EveryItem, VectorPostings
 from tesserec.index.score_postings import ScorePostings
@@ -18,19 +20,30 @@ from tesserec.index.user_side import ConstantSide, HistorySide
 from tesserec.index.visiting import visited_cells
 from tests.index.world import AllScores, chances_of, histories, policies, slow_retrieve, world
 
+WAYS = {
+    "8 bits": [],
+    "8 bits in Numba": [patch.object(scan, "native_search", lambda: None)],
+    "float32": [patch.object(across, "best_together", lambda *_: None)],
+}
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 1 << 30),
     policy=policies(),
     k=st.integers(1, 80),
     ties=st.booleans(),
     exclude_seen=st.booleans(),
+    way=st.sampled_from(list(WAYS)),
+    many=st.sampled_from([0, 1000]),
 )
-def test_search_equals_the_slow_way(seed, policy, k, ties, exclude_seen):
+def test_every_policy_in_every_precision_equals_the_slow_way(seed, policy, k, ties, exclude_seen, way, many):
     side, postings = world(seed, ties=ties)
     users = histories(seed, 6, postings.size, longest=30)
-    found = retrieve(side, postings, users, k, policy, exclude_seen=exclude_seen)
+    with ExitStack() as stack:
+        for change in (*WAYS[way], patch.object(across, "_MANY", many)):
+            stack.enter_context(change)
+        found = retrieve(side, postings, users, k, policy, exclude_seen=exclude_seen)
     for row, history in enumerate(users):
         slow = slow_retrieve(side, postings, history, k, policy, exclude_seen)
         n = len(slow)
@@ -259,3 +272,23 @@ def test_parts_of_different_models_are_refused():
         retrieve(side, lists, one, 1, Policy(), exclude_seen=True)
     with pytest.raises(ConfigError, match="names code 1"):
         retrieve(HistorySide(), lists, one, 1, Policy(), exclude_seen=True)
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (Policy(merge="quota"), r"merge = 'quota', but this model adds up scored lists"),
+        (Policy(merge="probability"), r"merge = 'probability'.*leave merge at 'max'"),
+        (Policy(max_items=10), r"max_items = 10, but this model always adds up whole lists"),
+        (Policy(reach="cell"), r"reach = 'cell', but the items of this model lie in no cells"),
+    ],
+)
+def test_lists_refuse_what_they_cannot_do_and_do_more_than_visit_asks(policy, message):
+    lists = ScorePostings.build(np.zeros(4, int), np.arange(4), np.ones(4, np.float32), n_codes=1, size=4)
+    one = Histories.from_lists([[1]])
+    for side, postings in ((ConstantSide(), lists), (AllScores(np.eye(4, dtype=np.float32)), EveryItem(4))):
+        with pytest.raises(ConfigError, match=message):
+            retrieve(side, postings, one, 3, policy, exclude_seen=False)
+        found = retrieve(side, postings, one, 4, Policy(visit=0.1), exclude_seen=False)
+        assert found.visits.certified.all()
+        assert (found.items >= 0).all()

@@ -206,7 +206,7 @@ def _age_column(catalogue: Catalogue) -> str | None:
 
 def _newest(catalogue: Catalogue, items: NDArray[np.int32], by: str) -> list[Newest]:
     ages = catalogue.table[by].gather(pl.Series(items.astype(np.int64)))
-    table = pl.DataFrame({"item": items, "age": ages, "count": catalogue.counts[items]}).drop_nulls("age")
+    table = pl.DataFrame({"item": items, "age": ages, "count": catalogue.events(items)}).drop_nulls("age")
     newest = table.sort(["age", "count"], descending=True, maintain_order=True).head(_NEWEST)
     shown = shown_items(catalogue, newest["item"].to_numpy())
     whens = newest["age"].cast(pl.String).to_list()

@@ -89,7 +89,7 @@ def find_items(searcher: Searcher, text: str) -> list[Item]:
         return []
     holds = catalogue.titles.str.to_lowercase().str.contains(wanted, literal=True)
     found = np.flatnonzero(holds.fill_null(False).to_numpy())
-    return shown_items(catalogue, found[np.argsort(-catalogue.counts[found], kind="stable")[:_FOUND]])
+    return shown_items(catalogue, found[np.argsort(-catalogue.events(found), kind="stable")[:_FOUND]])
 
 
 def invented_user(searcher: Searcher, number: int, length: int = 12) -> list[Item]:
