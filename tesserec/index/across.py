@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from tesserec.data.histories import Histories, Items
-from tesserec.index.contract import Candidates, Elsewhere, Floats, Policy, Visits
+from tesserec.index.contract import Candidates, Elsewhere, Floats, Policy
 from tesserec.index.delta import both_segments
 from tesserec.index.filters import Blocked
 from tesserec.index.interests import Choice
@@ -83,33 +83,35 @@ def search_across(
     histories
         Explored interests bring no item of their cells.
     """
-    whole, postings = postings, few_of(request, postings)
+    posterior, whole = users.encoded.posterior, postings
+    likely, postings = cells_to_visit(posterior, postings, request.policy), few_of(request, postings)
     vectors = np.asarray(users.side.read(users.encoded, choice.codes), np.float32)
     by_value = request.policy.merge != "quota" and postings.cells > 1 and request.elsewhere is None
     if by_value and not choice.explored.any():
-        together = _search_together(users, postings, choice, vectors, request)
+        visited = np.zeros(posterior.shape, np.bool_) if request.order else likely
+        together = _search_together(users, postings, choice, vectors, visited, request)
         if together is not None:
-            return together
-    request = replace(request, order=None)  # lists of interests are searched in falling probability
-    visited = cells_to_visit(users.encoded.posterior, postings, request.policy)
+            by_place = request.order is not None
+            return replace(together, visits=visits_of(posterior, visited, postings.sizes, by_place=by_place))
     lists = _Lists.empty(choice, request.k)
     added = log_chances(choice, request.policy)
-    exploited, explored = _cells_to_search(visited, known_cells(whole, histories), choice)
+    by_posterior = replace(request, order=None)
+    exploited, explored = _cells_to_search(likely, known_cells(whole, histories), choice)
     parts = [(choice.explored, explored)]
-    if not (by_value and _exploit_together(users, postings, choice, vectors, request, lists)):
+    if not (by_value and _exploit_together(users, postings, choice, vectors, likely, by_posterior, lists)):
         parts.append((~choice.explored, exploited))
     for of_part, searched in parts:
         rows, columns = np.nonzero((choice.codes >= 0) & of_part)
         if len(rows):
             unwanted = None if users.unwanted is None else users.unwanted.take(rows)
             at_once = postings.cells == 1 or request.elsewhere is not None or len(rows) > _MANY
-            within = None if at_once and searched.all() else _in_order(searched, users.encoded.posterior).take(rows)
+            within = None if at_once and searched.all() else _in_order(searched, posterior).take(rows)
             items, scores = _search(postings, vectors[rows, columns], within, unwanted, request)
             lists.items[rows, columns] = items
             lists.values[rows, columns] = scores + added[rows, columns, None]
     by_quota = request.policy.merge == "quota"
     merged = merge_interests(choice, lists.items, lists.values, np.zeros_like(added), request.k, by_quota)
-    return replace(merged, visits=visits_of(users.encoded.posterior, visited, postings.sizes))
+    return replace(merged, visits=visits_of(posterior, likely, postings.sizes))
 
 
 class _Lists(NamedTuple):
@@ -129,6 +131,7 @@ def _search_together(
     postings: VectorPostings,
     choice: Choice,
     vectors: Floats,
+    visited: NDArray[np.bool_],
     request: Request,
 ) -> Candidates | None:
     """The answer where the best value decides; None where too many values are nearly equal."""
@@ -140,8 +143,7 @@ def _search_together(
         answer.interests[row, :n] = choice.codes[row, columns]
         answer.probability[row, :n] = choice.probability[row, columns]
 
-    visits = _in_one_pass(users, postings, choice, vectors, request, write)
-    return None if visits is None else replace(answer, visits=visits)
+    return answer if _in_one_pass(users, postings, choice, vectors, visited, request, write) else None
 
 
 def _exploit_together(
@@ -149,6 +151,7 @@ def _exploit_together(
     postings: VectorPostings,
     choice: Choice,
     vectors: Floats,
+    visited: NDArray[np.bool_],
     request: Request,
     lists: _Lists,
 ) -> bool:
@@ -159,7 +162,7 @@ def _exploit_together(
             own = np.flatnonzero(columns == column)
             lists.items[row, column, : len(own)], lists.values[row, column, : len(own)] = items[own], values[own]
 
-    return _in_one_pass(users, postings, choice, vectors, request, write) is not None
+    return _in_one_pass(users, postings, choice, vectors, visited, request, write)
 
 
 def _in_one_pass(
@@ -167,16 +170,13 @@ def _in_one_pass(
     postings: VectorPostings,
     choice: Choice,
     vectors: Floats,
+    visited: NDArray[np.bool_],
     request: Request,
     write: Callable[[int, Items, Doubles, Items], None],
-) -> Visits | None:
-    """One pass over a user's cells for all exploited interests, which hands row, items, values and columns on.
-
-    Returns what was visited, or None where too many values are nearly equal.
-    """
+) -> bool:
+    """One pass over a user's cells for all exploited interests, which hands row, items, values and columns on."""
     added = log_chances(choice, request.policy)
     posterior, segments, order = users.encoded.posterior, postings.segments, request.order
-    visited = np.zeros(posterior.shape, np.bool_) if order else cells_to_visit(posterior, postings, request.policy)
     seen = empty_rows(len(vectors)) if users.unwanted is None else ordered_rows(users.unwanted)
 
     def search(begin: int, end: int) -> bool:
@@ -187,8 +187,7 @@ def _in_one_pass(
                 cells, stops = in_order(postings, queries, own, posterior[row], order, request.policy.max_items)
             else:
                 cells, stops = in_falling_probability(posterior[row], visited[row]), NO_STOPS
-            unwanted = seen.values[seen.starts[row] : seen.stops[row]]
-            best = best_together(segments, cells, queries, own, unwanted, request.blocked, request.k, stops)
+            best = best_together(segments, cells, queries, own, seen[row], request.blocked, request.k, stops)
             if best is None:
                 return False
             items, values, columns, reached = best
@@ -196,9 +195,7 @@ def _in_one_pass(
             write(row, items, values, read[columns].astype(np.int32))
         return True
 
-    if not all(in_threads(len(vectors), search)):
-        return None
-    return visits_of(posterior, visited, postings.sizes, by_place=order is not None)
+    return all(in_threads(len(vectors), search))
 
 
 def _search(

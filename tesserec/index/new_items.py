@@ -67,7 +67,8 @@ def with_new(search: Callable[[Request], Candidates], request: Request) -> Candi
     if not places or new is None or not new.any:
         return found
     k = places if request == request.everywhere and _by_value(request) else request.k
-    more = search(replace(request, k=k, blocked=union(request.blocked, new.trained), few=new.few))
+    order = None if new.few is not None else request.order  # places are those of all items of a cell
+    more = search(replace(request, k=k, blocked=union(request.blocked, new.trained), few=new.few, order=order))
     for user in range(len(found.items)):
         _place(found, more, user, places, new.trained)
     visits = found.visits

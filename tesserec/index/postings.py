@@ -243,7 +243,7 @@ class VectorPostings:
         dead = bitmap(changed[changed < len(self.items)], len(self.items))
         on_top = replace(self, delta=Delta(rows, items[order].astype(np.int32), dead, size))
         # To read the base through once more would take as long as building it.
-        vars(on_top).update({name: vars(self)[name] for name in ("table", "tiles") if name in vars(self)})
+        vars(on_top).update({name: vars(self)[name] for name in ("table", "tiles", "places") if name in vars(self)})
         return on_top
 
     def only(self, items: Items) -> Self:
