@@ -322,6 +322,13 @@ def test_a_reader_shares_the_base_with_the_generation_before(root):
     second = Bundle.open(root, beside=first)
     assert second.base_searcher is first.searcher
     assert second.searcher.postings.vectors is first.searcher.postings.vectors
+    for made in ("table", "tiles"):  # what would be made anew by reading the whole base
+        assert getattr(second.searcher.postings, made) is getattr(first.searcher.postings, made)
+    assert first.searcher.catalogue.first["id"].to_list() == ["i0"]
+    assert "table" not in vars(first.searcher.catalogue)  # no other row was read
+    assert second.searcher.catalogue.counts is first.searcher.catalogue.counts
+    assert second.searcher.catalogue.events(np.array([[0, N - 1], [N, 1]])).tolist() == [[N, 1], [0, N - 1]]
+    assert second.searcher.catalogue.new.tolist() == [N]
     alone = Bundle.open(root)
     assert second.recommend([["i1", "x"]], 9).equals(alone.recommend([["i1", "x"]], 9))
     compact(root)
