@@ -149,7 +149,7 @@ ML_1M = (
     "training.validate_k=10",
 )
 NEXT_ITEM = ("horizon=1",)
-"""The best target on validation users of both splits of Beauty, though user hold-out asks for all that follows (the study of horizons)."""
+"""The best target on validation users of both splits of Beauty, though user hold-out asks for all that follows."""
 JOBS = (
     Job("amazon-beauty", "leave-one-out", 30, (*BEAUTY, *NEXT_ITEM)),
     Job("amazon-beauty", "user-holdout", 30, (*BEAUTY, *NEXT_ITEM)),
