@@ -141,7 +141,7 @@ def _growth(own: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
         return ""
     return (
         f"Median and p99 processor time of ours, as multiples of a tenth of the items: {', '.join(ratios)}. The "
-        "goal is 3. Graphs and inverted files of so many items take longer to build on two cores than was at hand, so "
+        "goal is 3. Graphs of so many items take longer to build on two cores than was at hand, so "
         "they have no rows.\n"
     )
 
