@@ -194,7 +194,8 @@ class MilvusEngine:
         limit = found[0].shape[1]
         if limit > MOST:
             raise ConfigError(
-                f"k and the longest history, or the largest cell, ask for {limit} items; Milvus gives at most {MOST}"
+                f"k and the longest history, or the largest cell, ask for {limit} items; Milvus gives at most {MOST}; "
+                "ask for fewer, train with smaller cells, or use tesserec's own index"
             )
         with _errors(self.place):
             answers = self._client.search(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -22,11 +23,12 @@ from tesserec.index.delta import both_segments
 from tesserec.index.filters import Blocked
 from tesserec.index.interests import Choice
 from tesserec.index.kernels import empty_rows, ordered_rows
-from tesserec.index.merge import Doubles, log_chances, merge_interests, no_candidates
+from tesserec.index.merge import log_chances, merge_interests, no_candidates
 from tesserec.index.order import Order
 from tesserec.index.postings import VectorPostings
 from tesserec.index.scan import NO_STOPS, best_together
 from tesserec.index.score_postings import ScorePostings
+from tesserec.index.tiles import Doubles
 from tesserec.index.topk import TopK, cells_topk, exact_topk, in_threads
 from tesserec.index.visiting import cells_to_visit, in_falling_probability, in_order, known_cells, visits_of
 from tesserec.index.within import Users
@@ -86,31 +88,30 @@ def search_across(
     posterior, whole = users.encoded.posterior, postings
     likely, postings = cells_to_visit(posterior, postings, request.policy), few_of(request, postings)
     vectors = np.asarray(users.side.read(users.encoded, choice.codes), np.float32)
+    one_pass = partial(_in_one_pass, users, postings, choice, vectors)
     by_value = request.policy.merge != "quota" and postings.cells > 1 and request.elsewhere is None
     if by_value and not choice.explored.any():
         visited = np.zeros(posterior.shape, np.bool_) if request.order else likely
-        together = _search_together(users, postings, choice, vectors, visited, request)
-        if together is not None:
+        answer = no_candidates(len(vectors), request.k)
+        if one_pass(visited, request, partial(_write, answer, choice)):
             by_place = request.order is not None
-            return replace(together, visits=visits_of(posterior, visited, postings.sizes, by_place=by_place))
+            return replace(answer, visits=visits_of(posterior, visited, postings.sizes, by_place=by_place))
     lists = _Lists.empty(choice, request.k)
     added = log_chances(choice, request.policy)
-    by_posterior = replace(request, order=None)
-    exploited, explored = _cells_to_search(likely, known_cells(whole, histories), choice)
-    parts = [(choice.explored, explored)]
-    if not (by_value and _exploit_together(users, postings, choice, vectors, likely, by_posterior, lists)):
-        parts.append((~choice.explored, exploited))
+    parts = [(choice.explored, _cells_to_explore(likely, known_cells(whole, histories), choice))]
+    if not (by_value and one_pass(likely, replace(request, order=None), lists.write)):
+        parts.append((~choice.explored, likely))
     for of_part, searched in parts:
         rows, columns = np.nonzero((choice.codes >= 0) & of_part)
         if len(rows):
             unwanted = None if users.unwanted is None else users.unwanted.take(rows)
             at_once = postings.cells == 1 or request.elsewhere is not None or len(rows) > _MANY
-            within = None if at_once and searched.all() else _in_order(searched, posterior).take(rows)
+            within = None if at_once and searched.all() else _likely_first(searched, posterior).take(rows)
             items, scores = _search(postings, vectors[rows, columns], within, unwanted, request)
             lists.items[rows, columns] = items
             lists.values[rows, columns] = scores + added[rows, columns, None]
     by_quota = request.policy.merge == "quota"
-    merged = merge_interests(choice, lists.items, lists.values, np.zeros_like(added), request.k, by_quota)
+    merged = merge_interests(choice, lists.items, lists.values, request.k, by_quota)
     return replace(merged, visits=visits_of(posterior, likely, postings.sizes))
 
 
@@ -125,44 +126,19 @@ class _Lists(NamedTuple):
         shape = *choice.codes.shape, k
         return cls(np.full(shape, -1, np.int32), np.full(shape, -np.inf))
 
-
-def _search_together(
-    users: Users,
-    postings: VectorPostings,
-    choice: Choice,
-    vectors: Floats,
-    visited: NDArray[np.bool_],
-    request: Request,
-) -> Candidates | None:
-    """The answer where the best value decides; None where too many values are nearly equal."""
-    answer = no_candidates(len(vectors), request.k)
-
-    def write(row: int, items: Items, values: Doubles, columns: Items) -> None:
-        n = len(items)
-        answer.items[row, :n], answer.scores[row, :n] = items, values
-        answer.interests[row, :n] = choice.codes[row, columns]
-        answer.probability[row, :n] = choice.probability[row, columns]
-
-    return answer if _in_one_pass(users, postings, choice, vectors, visited, request, write) else None
-
-
-def _exploit_together(
-    users: Users,
-    postings: VectorPostings,
-    choice: Choice,
-    vectors: Floats,
-    visited: NDArray[np.bool_],
-    request: Request,
-    lists: _Lists,
-) -> bool:
-    """Fill the lists of exploited interests, each item in that of its best; False where that cannot be told."""
-
-    def write(row: int, items: Items, values: Doubles, columns: Items) -> None:
+    def write(self, row: int, items: Items, values: Doubles, columns: Items) -> None:
+        """What one pass has found for a user: each item into the list of its best interest."""
         for column in np.unique(columns):
             own = np.flatnonzero(columns == column)
-            lists.items[row, column, : len(own)], lists.values[row, column, : len(own)] = items[own], values[own]
+            self.items[row, column, : len(own)], self.values[row, column, : len(own)] = items[own], values[own]
 
-    return _in_one_pass(users, postings, choice, vectors, visited, request, write)
+
+def _write(answer: Candidates, choice: Choice, row: int, items: Items, values: Doubles, columns: Items) -> None:
+    """What one pass has found for a user, as the answer where the best value decides."""
+    n = len(items)
+    answer.items[row, :n], answer.scores[row, :n] = items, values
+    answer.interests[row, :n] = choice.codes[row, columns]
+    answer.probability[row, :n] = choice.probability[row, columns]
 
 
 def _in_one_pass(
@@ -174,7 +150,10 @@ def _in_one_pass(
     request: Request,
     write: Callable[[int, Items, Doubles, Items], None],
 ) -> bool:
-    """One pass over a user's cells for all exploited interests, which hands row, items, values and columns on."""
+    """One pass over a user's cells for all exploited interests, which hands row, items, values and columns on.
+
+    False where too many values are nearly equal; what was handed on by then is no answer.
+    """
     added = log_chances(choice, request.policy)
     posterior, segments, order = users.encoded.posterior, postings.segments, request.order
     seen = empty_rows(len(vectors)) if users.unwanted is None else ordered_rows(users.unwanted)
@@ -239,29 +218,22 @@ def _scan_each(
             best = best_together(segments, own, queries[row : row + 1], nothing, seen[row], request.blocked, request.k)
             if best is None:
                 return False
-            n = len(best[0])
-            items[row, :n], scores[row, :n] = best[:2]
+            n = len(best.items)
+            items[row, :n], scores[row, :n] = best.items, best.values
         return True
 
     return (items, scores) if all(in_threads(len(queries), search)) else None
 
 
-def _cells_to_search(
-    visited: NDArray[np.bool_], known: NDArray[np.bool_], choice: Choice
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Cells for exploitation and for exploration, ``(users, cells)`` each.
-
-    Exploration searches what is visited and the explored interests' own cells, less the known ones.
-    """
+def _cells_to_explore(visited: NDArray[np.bool_], known: NDArray[np.bool_], choice: Choice) -> NDArray[np.bool_]:
+    """What is visited and the explored interests' own cells, less the known ones, ``(users, cells)``."""
     users, columns = np.nonzero((choice.codes >= 0) & choice.explored)
     reached = visited.copy()
     reached[users, choice.codes[users, columns]] = True
-    return visited, reached & ~known
+    return reached & ~known
 
 
-def _in_order(cells: NDArray[np.bool_], posterior: Floats) -> Histories:
+def _likely_first(cells: NDArray[np.bool_], posterior: Floats) -> Histories:
     """The cells of each user, likely ones first."""
-    users, codes = np.nonzero(cells)
-    order = np.lexsort((-posterior[users, codes], users))
-    offsets = np.append(0, np.cumsum(cells.sum(axis=1)))
-    return Histories.from_offsets(codes[order].astype(np.int32), offsets.astype(np.int64))
+    codes = [in_falling_probability(*row) for row in zip(posterior, cells, strict=True)]
+    return Histories.from_offsets(np.concatenate(codes).astype(np.int32), np.append(0, np.cumsum(cells.sum(axis=1))))

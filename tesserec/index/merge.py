@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tesserec.data.histories import Ints, Items
 from tesserec.index.contract import Candidates, Policy, Visits
 from tesserec.index.interests import Choice
 from tesserec.index.kernels import kernel
+from tesserec.index.tiles import Doubles
 from tesserec.index.topk import in_threads
-
-Doubles = NDArray[np.float64]
 
 
 def no_candidates(users: int, k: int) -> Candidates:
@@ -38,9 +36,7 @@ def log_chances(choice: Choice, policy: Policy) -> Doubles:
     return added
 
 
-def merge_interests(
-    choice: Choice, items: Items, scores: NDArray[np.floating[Any]], added: Doubles, k: int, by_quota: bool
-) -> Candidates:
+def merge_interests(choice: Choice, items: Items, values: Doubles, k: int, by_quota: bool) -> Candidates:
     """Merge ranked lists; an item keeps the interest whose value put it into the list.
 
     Exploited interests fill their places by value, ``by_quota`` each its own first; explored ones by quota in order of
@@ -49,15 +45,14 @@ def merge_interests(
 
     Parameters
     ----------
-    items, scores
+    items, values
         The best items of each interest ``(users, columns, n)`` with n at least k where there are as many, by falling
-        score, then rising item; -1 where there are none.
-    added
-        The value of an item is its score plus this, ``(users, columns)``; see :func:`log_chances`.
+        value, then rising item; -1 where there are none. The value of an item is its score plus what its interest adds,
+        see :func:`log_chances`.
     """
     first_explored = int((~choice.explored).any(axis=0).sum())
     # Values beyond float32 steps decide the order under "probability", so they are kept in float64 until the end.
-    lists = _Lists(items, scores, added, choice.quotas, k - (choice.quotas * choice.explored).sum(axis=1))
+    lists = _Lists(items, values, choice.quotas, k - (choice.quotas * choice.explored).sum(axis=1))
     answer = no_candidates(len(items), k)
     merged = _Merged(answer.items, np.full((len(items), k), -np.inf), np.full((len(items), k), -1, np.int32))
     in_threads(len(items), partial(_merge, lists, first_explored, by_quota, merged))
@@ -71,11 +66,10 @@ def merge_interests(
 
 
 class _Lists(NamedTuple):
-    """Lists ``(users, columns, n)``, what an interest adds to its scores, its quota, and the exploited places."""
+    """Lists ``(users, columns, n)``, the quota of each interest, and the exploited places."""
 
     items: Items
-    scores: NDArray[np.floating[Any]]
-    added: Doubles
+    values: Doubles
     quotas: Ints
     places: Ints
 
@@ -122,7 +116,7 @@ def _take_quota(lists: _Lists, user: int, column: int, n: int, out: _Merged) -> 
         item = lists.items[user, column, rank]
         if n == stop or item < 0:
             break
-        n = _add(out, user, n, item, lists.scores[user, column, rank] + lists.added[user, column], column)
+        n = _add(out, user, n, item, lists.values[user, column, rank], column)
     return n
 
 
@@ -136,7 +130,7 @@ def _take_best(lists: _Lists, user: int, first: int, last: int, n: int, stop: in
             head = heads[column]
             if head == lists.items.shape[2] or lists.items[user, column, head] < 0:
                 continue
-            value = lists.scores[user, column, head] + lists.added[user, column]
+            value = lists.values[user, column, head]
             item = lists.items[user, column, head]
             if best < 0 or value > best_value or (value == best_value and item < best_item):
                 best, best_value, best_item = column, value, item

@@ -22,15 +22,16 @@ from typing import NamedTuple
 import numba
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from tesserec.data.histories import Histories, Ints, Items
 from tesserec.index.contract import Candidates, Codes, Elsewhere, Encoded, Floats, Policy, UserSide, Visits
 from tesserec.index.filters import NOTHING, Bits, Blocked, is_blocked
+from tesserec.index.heaps import Heaps, push, sort
 from tesserec.index.interests import Choice
 from tesserec.index.kernels import contains, empty_rows, exact_dot, fast_dot, kernel, ordered_rows
-from tesserec.index.merge import Doubles, log_chances, merge_interests
+from tesserec.index.merge import log_chances, merge_interests
 from tesserec.index.postings import VectorPostings
+from tesserec.index.tiles import Doubles
 from tesserec.index.topk import frozen, frozen_blocked, in_threads, margins
 
 BLOCK = 32
@@ -78,7 +79,7 @@ def search_within(
     n, columns = choice.codes.shape
     wide = int((~choice.explored).any(axis=0).sum())
     heap_of = np.arange(columns) if by_quota else np.maximum(np.arange(columns) - wide + 1, 0)
-    heaps = _Heaps.empty(n, int(heap_of[-1]) + 1, min(k, postings.size), columns)
+    heaps = Heaps.empty(n, int(heap_of[-1]) + 1, min(k, postings.size), columns)
     tables = _tables(users, postings, n)
     bases = log_chances(choice, policy)
     proves = policy.normalise and policy.merge == "probability"
@@ -99,10 +100,10 @@ def search_within(
                     work = partial(_absorb_found, *given, found, tables[2], heaps)
                 in_threads(len(rows), work)
             start, width = part.stop, max(BLOCK, min(2 * width, FEW * BLOCK // max(1, len(rows))))
-    in_threads(n, partial(_sort, heaps))
+    in_threads(n, partial(sort, heaps))
     _, one_of_each = np.unique(heap_of, return_index=True)
     lists = Choice(*(getattr(choice, name)[:, one_of_each] for name in ("codes", "probability", "explored", "quotas")))
-    merged = merge_interests(lists, heaps.items, heaps.values, np.zeros(lists.codes.shape), k, by_quota)
+    merged = merge_interests(lists, heaps.items, heaps.values, k, by_quota)
     telling = (few or postings).sizes > 0
     visits = _visits(users.encoded.posterior, postings, choice, heaps, telling)
     return replace(_name(merged, postings, choice), visits=visits)
@@ -118,7 +119,7 @@ def _of_cells(choice: Choice, cells: NDArray[np.bool_]) -> Choice:
 
 
 def _visits(
-    posterior: Floats, postings: VectorPostings, choice: Choice, heaps: _Heaps, telling: NDArray[np.bool_]
+    posterior: Floats, postings: VectorPostings, choice: Choice, heaps: Heaps, telling: NDArray[np.bool_]
 ) -> Visits:
     """Certified is what was proved, or left no item of any likely and telling cell out."""
     searched = np.zeros((len(posterior), postings.cells + 1), np.bool_)
@@ -195,27 +196,6 @@ class _Unwanted(NamedTuple):
     blocked: Blocked
 
 
-class _Heaps(NamedTuple):
-    """The best items so far, ``(users, heaps, k)`` with the worst of ``counts`` first; and what each user visited."""
-
-    items: Items
-    values: Doubles
-    counts: Ints
-    visited: NDArray[np.bool_]
-    proven: NDArray[np.bool_]
-
-    @classmethod
-    def empty(cls, users: int, heaps: int, k: int, columns: int) -> Self:
-        shape = users, heaps, k
-        return cls(
-            np.full(shape, -1, np.int32),
-            np.full(shape, -np.inf),
-            np.zeros(shape[:2], np.int64),
-            np.zeros((users, columns), np.bool_),
-            np.zeros(users, np.bool_),
-        )
-
-
 def _tables(users: Users, postings: VectorPostings, n: int) -> tuple[_Table, _Table, _Unwanted]:
     """Both segments, the second perhaps empty, and what must not be given."""
     seen = empty_rows(n) if users.unwanted is None else ordered_rows(users.unwanted)
@@ -238,12 +218,11 @@ def _absorb(
     normalise: bool,
     proof: tuple[NDArray[np.bool_], bool],
     tables: tuple[_Table, _Table, _Unwanted],
-    heaps: _Heaps,
+    heaps: Heaps,
     begin: int,
     end: int,
 ) -> None:
     """Add the cells of a block to the heaps of their users; where that is provable, mark who needs no more cells."""
-    unproven, proves = proof
     base_rows, delta_rows, unwanted = tables
     k = heaps.items.shape[2]
     for row in range(begin, end):
@@ -252,8 +231,7 @@ def _absorb(
             cell, heap, base = block.codes[row, column], heap_of[column], block.bases[row, column]
             if cell < 0:
                 continue
-            if proves and heaps.counts[user, heap] == k and base < heaps.values[user, heap, 0]:
-                unproven[user], heaps.proven[user] = False, True
+            if _is_enough(proof, heaps, user, heap, base):
                 break
             heaps.visited[user, first + column] = True
             query, margin = block.queries[row, column], block.margins[row, column]
@@ -268,14 +246,10 @@ def _absorb(
                     if full and base + (dots[i] - lse) + margin < heaps.values[user, heap, 0]:
                         continue
                     item = rows.items[start + i]
-                    if dots[i] == -np.inf or contains(
-                        unwanted.seen, unwanted.seen_from[user], unwanted.seen_to[user], item
-                    ):
-                        continue
-                    if is_blocked(unwanted.blocked, item):
+                    if dots[i] == -np.inf or _is_unwanted(unwanted, user, item):
                         continue
                     score = np.float64(exact_dot(query, rows.vectors[start + i])) - lse
-                    _push(heaps, user, heap, item, base + min(score, most))  # no probability is above 1
+                    push(heaps, user, heap, item, base + min(score, most))  # no probability is above 1
 
 
 @kernel
@@ -287,30 +261,41 @@ def _absorb_found(
     proof: tuple[NDArray[np.bool_], bool],
     found: tuple[Items, Floats],
     unwanted: _Unwanted,
-    heaps: _Heaps,
+    heaps: Heaps,
     begin: int,
     end: int,
 ) -> None:
     """The same with scores that others found, best first."""
-    unproven, proves = proof
-    k = heaps.items.shape[2]
     for row in range(begin, end):
         user = block.users[row]
         for column in range(block.codes.shape[1]):
             cell, heap, base = block.codes[row, column], heap_of[column], block.bases[row, column]
             if cell < 0:
                 continue
-            if proves and heaps.counts[user, heap] == k and base < heaps.values[user, heap, 0]:
-                unproven[user], heaps.proven[user] = False, True
+            if _is_enough(proof, heaps, user, heap, base):
                 break
             heaps.visited[user, first + column] = True
             items, scores = found[0][row, column], found[1][row, column]
             lse, most = (_log_sum_exp(scores, scores[:0]), 0.0) if normalise else (0.0, np.inf)
             for i in range(len(items)):
-                if items[i] >= 0 and not contains(
-                    unwanted.seen, unwanted.seen_from[user], unwanted.seen_to[user], items[i]
-                ):
-                    _push(heaps, user, heap, items[i], base + min(np.float64(scores[i]) - lse, most))
+                if items[i] >= 0 and not _is_unwanted(unwanted, user, items[i]):
+                    push(heaps, user, heap, items[i], base + min(np.float64(scores[i]) - lse, most))
+
+
+@kernel
+def _is_enough(proof: tuple[NDArray[np.bool_], bool], heaps: Heaps, user: int, heap: int, base: float) -> bool:
+    """Whether a user provably needs no cell that adds so little, which is marked."""
+    unproven, proves = proof
+    if proves and heaps.counts[user, heap] == heaps.items.shape[2] and base < heaps.values[user, heap, 0]:
+        unproven[user], heaps.proven[user] = False, True
+        return True
+    return False
+
+
+@kernel
+def _is_unwanted(unwanted: _Unwanted, user: int, item: int) -> bool:
+    seen: bool = contains(unwanted.seen, unwanted.seen_from[user], unwanted.seen_to[user], item)
+    return seen or is_blocked(unwanted.blocked, item)
 
 
 @kernel
@@ -354,50 +339,3 @@ def _sum_exp(values: Floats, largest: float) -> float:
             power = power * r + factor
         total += power * np.int64((np.int64(n) + np.int64(1023)) << np.int64(52)).view(np.float64)
     return total
-
-
-@kernel
-def _worse(value: float, item: int, other_value: float, other_item: int) -> bool:
-    return value < other_value or (value == other_value and item > other_item)
-
-
-@kernel
-def _push(heaps: _Heaps, user: int, heap: int, item: int, value: float) -> None:
-    """Add an item, at the cost of the worst one where the heap is full."""
-    items, values, n = heaps.items[user, heap], heaps.values[user, heap], heaps.counts[user, heap]
-    if n == len(items):
-        if _worse(values[0], items[0], value, item):
-            _sink(items, values, n, item, value)
-        return
-    heaps.counts[user, heap] = n + 1
-    while n > 0 and _worse(value, item, values[(n - 1) // 2], items[(n - 1) // 2]):
-        items[n], values[n] = items[(n - 1) // 2], values[(n - 1) // 2]
-        n = (n - 1) // 2
-    items[n], values[n] = item, value
-
-
-@kernel
-def _sink(items: Items, values: Doubles, n: int, item: int, value: float) -> None:
-    """Put an item in the place of the first of ``n`` and restore the order."""
-    at = 0
-    while 2 * at + 1 < n:
-        child = 2 * at + 1
-        if child + 1 < n and _worse(values[child + 1], items[child + 1], values[child], items[child]):
-            child += 1
-        if not _worse(values[child], items[child], value, item):
-            break
-        items[at], values[at] = items[child], values[child]
-        at = child
-    items[at], values[at] = item, value
-
-
-@kernel
-def _sort(heaps: _Heaps, begin: int, end: int) -> None:
-    """Best first: the worst goes to the end, again and again."""
-    for user in range(begin, end):
-        for heap in range(heaps.items.shape[1]):
-            items, values = heaps.items[user, heap], heaps.values[user, heap]
-            for n in range(heaps.counts[user, heap] - 1, 0, -1):
-                item, value = items[n], values[n]
-                items[n], values[n] = items[0], values[0]
-                _sink(items, values, n, item, value)
