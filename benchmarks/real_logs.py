@@ -148,16 +148,16 @@ ML_1M = (
     "training.patience=8",
     "training.validate_k=10",
 )
-NEXT_ITEM = ("horizon=1",)
+NEXT_ITEM = "horizon=1"
 """The best target on validation users of both splits of Beauty, though user hold-out asks for all that follows."""
 JOBS = (
-    Job("amazon-beauty", "leave-one-out", 30, (*BEAUTY, *NEXT_ITEM)),
-    Job("amazon-beauty", "user-holdout", 30, (*BEAUTY, *NEXT_ITEM)),
-    Job("amazon-cds", "leave-one-out", 30, (*CDS, *NEXT_ITEM)),
-    Job("amazon-cds", "user-holdout", 30, (*CDS, *NEXT_ITEM)),
-    Job("globo-news", "time", 8, (*GLOBO, *NEXT_ITEM), GLOBO_WINDOW),
-    Job("ml-1m", "leave-one-out", 16, (*ML_1M, *NEXT_ITEM)),
-    Job("amazon-sports", "leave-one-out", 20, (*SPORTS, *NEXT_ITEM)),
+    Job("amazon-beauty", "leave-one-out", 30, BEAUTY),
+    Job("amazon-beauty", "user-holdout", 30, BEAUTY),
+    Job("amazon-cds", "leave-one-out", 30, CDS),
+    Job("amazon-cds", "user-holdout", 30, CDS),
+    Job("globo-news", "time", 8, GLOBO, GLOBO_WINDOW),
+    Job("ml-1m", "leave-one-out", 16, ML_1M),
+    Job("amazon-sports", "leave-one-out", 20, SPORTS),
 )
 QUICK_EPOCHS = 6
 
@@ -219,7 +219,7 @@ def settings(job: Job, entry: Entry) -> tuple[str, ...]:
         return ()
     warm = round(job.epochs * WARM_UP[entry.model]) if entry.model in WARM_UP else None
     warm_up = () if warm is None else (f"warmup_epochs={max(1, warm)}",)
-    return (*job.shared, f"training.epochs={job.epochs}", *entry.sets, *warm_up)
+    return (*job.shared, NEXT_ITEM, f"training.epochs={job.epochs}", *entry.sets, *warm_up)
 
 
 def run(task: tuple[Job, Entry, int], data: Path, work: Path, results: Path) -> str:
