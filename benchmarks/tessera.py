@@ -64,7 +64,7 @@ def step_times(rounds: int) -> dict[str, Any]:
         mass = log_mass_of_groups(moments.log_mass(users), torch.arange(n_parts).view(-1, PARTS))
         return F.cross_entropy(mass, layout.cells[targets]) + cell_softmax(users, table, targets, layout)
 
-    default = losses.CHUNK_LOGITS // ITEMS
+    default = max(losses.LEAST_ROWS, losses.CHUNK_LOGITS // ITEMS)
     seconds = {
         f"full softmax, {rows} rows a block": _seconds(lambda r=rows: full(r), optimiser, 1) for rows in (default, 256)
     }
