@@ -72,7 +72,7 @@ class _FullSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, users: Tensor, items: Tensor, targets: Tensor, temperature: float) -> Tensor:
-        chunk = min(len(users), max(LEAST_ROWS, CHUNK_LOGITS // len(items)))
+        chunk = max(LEAST_ROWS, CHUNK_LOGITS // len(items))
         # Written over by every chunk: to get memory of this size anew costs more than the softmax.
         products = users.new_empty(chunk, len(items))
         shares = torch.empty_like(products, dtype=torch.float32)
