@@ -37,7 +37,7 @@ from tesserec.models import load_model
 from tesserec.nn import losses
 from tesserec.nn.cells import start_cells
 from tesserec.nn.codebook import codebook_health
-from tesserec.nn.factorised import Layout, Moments, cell_softmax, log_mass_of_groups
+from tesserec.nn.factorised import Layout, Moments, cell_softmax
 
 RESULT = Path(__file__).parent / "results" / "tessera.json"
 ITEMS, WIDTH, ROWS, PARTS, K, HELD = 300_000, 64, 1024, 8, 100, 99
@@ -61,7 +61,8 @@ def step_times(rounds: int) -> dict[str, Any]:
         n_parts = len(layout.sizes) * PARTS
         parts = layout.cells * PARTS + layout.place % PARTS
         moments = Moments.of(table, parts, n_parts)
-        mass = log_mass_of_groups(moments.log_mass(users), torch.arange(n_parts).view(-1, PARTS))
+        with torch.autocast("cpu", enabled=False):  # as in the model
+            mass = moments.log_mass_of_groups(users, torch.arange(n_parts).view(-1, PARTS))
         return F.cross_entropy(mass, layout.cells[targets]) + cell_softmax(users, table, targets, layout)
 
     default = max(losses.LEAST_ROWS, losses.CHUNK_LOGITS // ITEMS)

@@ -22,7 +22,7 @@ from tesserec.models.neural import NeuralRetriever, TorchSide, some_users
 from tesserec.nn.cells import members, start_cells, step_cells
 from tesserec.nn.codebook import judge
 from tesserec.nn.estimators import squared_distances
-from tesserec.nn.factorised import Layout, LowRankReader, Moments, best_heat, cell_softmax, log_mass_of_groups
+from tesserec.nn.factorised import Layout, LowRankReader, Moments, best_heat, cell_softmax
 from tesserec.nn.losses import full_softmax
 
 
@@ -163,7 +163,7 @@ class TesseraNetwork(Network):
         """
         with torch.autocast(users.device.type, enabled=False):
             users = users.float()
-            mass = log_mass_of_groups(moments.log_mass(users + self.tilt(users)), self.parts_of)
+            mass = moments.log_mass_of_groups(users + self.tilt(users), self.parts_of)
             return (mass + self.lift) / self.heat
 
     def _read(self, users: Tensor, cells: Tensor, moments: Moments) -> Tensor:

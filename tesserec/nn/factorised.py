@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tesserec.nn.losses import CHUNK_LOGITS, TINY
 
@@ -51,6 +52,36 @@ class Layout:
         return self.offsets.diff()
 
 
+class _MeansAndVariances(torch.autograd.Function):
+    """By cell and coordinate; whatever is as large as the catalogue is made by blocks, but for the gradient itself."""
+
+    @staticmethod
+    def forward(ctx: Any, items: Tensor, cells: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        share = 1 / sizes.clamp(min=1)[:, None]
+        zeros = items.new_zeros(len(sizes), items.shape[1])
+        means, squares = zeros.index_add(0, cells, items) * share, zeros
+        for some, where in zip(*(torch.split(x, BLOCK_ITEMS) for x in (items, cells)), strict=True):
+            squares.index_add_(0, where, some * some)
+        variances = (squares * share - means * means).clamp_min_(0)
+        ctx.save_for_backward(items, cells, share, means)
+        return means, variances
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        items, cells, share, means = ctx.saved_tensors
+        slope = 2 * share * grads[1]
+        flat = share * grads[0] - slope * means
+        d_items = torch.empty_like(items)
+        blocks = (torch.split(x, BLOCK_ITEMS) for x in (d_items, items, cells))
+        for out, some, where in zip(*blocks, strict=True):
+            torch.addcmul(flat[where], slope[where], some, out=out)
+        return d_items, None, None
+
+
+BLOCK_ITEMS = 8192
+"""Items at a time in a pass over the catalogue, so that what is made of them stays near the processor."""
+
+
 @dataclass(frozen=True)
 class Moments:
     """What a user needs to know of cells to give each a probability.
@@ -71,44 +102,45 @@ class Moments:
     def of(cls, items: Tensor, cells: Tensor, n_cells: int) -> Moments:
         """Moments of item vectors ``(items, dim)`` by cell ``(items,)``, differentiable in the vectors."""
         sizes = torch.bincount(cells, minlength=n_cells).to(items.dtype)
-        share = 1 / sizes.clamp(min=1)[:, None]
-        zeros = items.new_zeros(n_cells, items.shape[1])
-        means = zeros.index_add(0, cells, items) * share
-        squares = zeros.index_add(0, cells, items * items) * share
-        return cls(sizes.log(), means, (squares - means * means).clamp_min(0))
+        means, variances = _MeansAndVariances.apply(items, cells, sizes)  # type: ignore[no-untyped-call]
+        return cls(sizes.log(), means, variances)
 
     def detach(self) -> Moments:
         """The same without gradients."""
         return Moments(self.log_sizes, self.means.detach(), self.variances.detach())
 
+    def of_groups(self, groups: Tensor) -> Moments:
+        """Of the cells in groups ``(groups, most)``, one after another; where these are padded, of nothing.
+
+        Parameters
+        ----------
+        groups
+            Cells of each group, padded with the number of cells.
+        """
+        flat = groups.flatten()
+        log_sizes = F.pad(self.log_sizes.clamp_min(EMPTY), (0, 1), value=EMPTY)[flat]
+        return Moments(log_sizes, *(F.embedding(flat, F.pad(x, (0, 0, 0, 1))) for x in (self.means, self.variances)))
+
     def log_mass(self, users: Tensor) -> Tensor:
         """To second order, ``log sum_{i in c} exp(u . z_i)`` of every cell for users ``(rows, dim)``."""
-        return self.log_sizes + users @ self.means.T + 0.5 * (users * users) @ self.variances.T
+        powers = torch.cat([users, 0.5 * users * users], -1)
+        return torch.addmm(self.log_sizes, powers, torch.cat([self.means, self.variances], -1).T)
+
+    def log_mass_of_groups(self, users: Tensor, groups: Tensor) -> Tensor:
+        """Log of the summed mass of groups of cells, ``(rows, groups)``; see :meth:`of_groups`."""
+        return self.of_groups(groups).log_mass(users).view(-1, *groups.shape).logsumexp(-1)
 
     def means_of_groups(self, groups: Tensor) -> Tensor:
-        """Mean item vector of groups of cells, ``(groups, dim)``; see :func:`log_mass_of_groups`."""
-        sizes = torch.nn.functional.pad(self.log_sizes.exp(), (0, 1))[groups]
-        means = torch.nn.functional.pad(self.means, (0, 0, 0, 1))[groups]
+        """Mean item vector of groups of cells, ``(groups, dim)``; see :meth:`of_groups`."""
+        cells = self.of_groups(groups)
+        sizes = cells.log_sizes.exp().view(groups.shape)
+        means = cells.means.view(*groups.shape, -1)
         return (sizes[..., None] * means).sum(1) / sizes.sum(1, keepdim=True).clamp(min=1)
 
     def spread(self) -> Tensor:
         """Mean squared distance of items from the mean of their cell, a scalar."""
         sizes = self.log_sizes.exp()
         return (sizes @ self.variances.sum(-1)) / sizes.sum()
-
-
-def log_mass_of_groups(log_mass: Tensor, groups: Tensor) -> Tensor:
-    """Log of the summed mass of groups of cells, ``(rows, groups)``.
-
-    Parameters
-    ----------
-    log_mass
-        Of cells, ``(rows, cells)``; -inf for an empty one.
-    groups
-        Cells of each group, padded with the number of cells, ``(groups, most)``.
-    """
-    padded = torch.nn.functional.pad(log_mass, (0, 1), value=EMPTY).clamp_min(EMPTY)
-    return padded[:, groups.flatten()].view(-1, *groups.shape).logsumexp(-1)
 
 
 EMPTY = -1e4
@@ -139,26 +171,25 @@ class _CellSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, users: Tensor, items: Tensor, targets: Tensor, layout: Layout) -> Tensor:
         order = torch.argsort(layout.cells[targets])
-        exact = torch.promote_types(users.dtype, torch.float32)
-        d_users, d_items = torch.empty_like(users), torch.zeros_like(items, dtype=exact)
-        total = users.new_zeros((), dtype=exact)
+        d_users, d_items = torch.empty_like(users), torch.zeros_like(items)
+        total = users.new_zeros(())
         cells, counts = torch.unique_consecutive(layout.cells[targets[order]], return_counts=True)
         begins, ends = layout.offsets[cells].tolist(), layout.offsets[cells + 1].tolist()
         for begin, end, members in zip(begins, ends, torch.split(order, counts.tolist()), strict=True):
             inside = layout.order[begin:end]
             vectors = items[inside]
-            slopes = torch.zeros_like(vectors, dtype=exact)
+            slopes = torch.zeros_like(vectors)
             for rows in torch.split(members, max(1, CHUNK_LOGITS // len(inside))):
                 of_users, wanted = users[rows], (layout.place[targets[rows]] - begin)[:, None]
-                share = torch.softmax(of_users @ vectors.T, -1, dtype=exact)
+                share = torch.softmax(of_users @ vectors.T, -1)
                 total -= share.gather(1, wanted).clamp_min(TINY).log().sum()
-                slope = share.scatter_add_(1, wanted, share.new_full(wanted.shape, -1.0)).to(of_users.dtype)
+                slope = share.scatter_add_(1, wanted, share.new_full(wanted.shape, -1.0))
                 d_users[rows] = slope @ vectors
-                slopes += slope.T @ of_users
+                slopes.addmm_(slope.T, of_users)
             d_items[inside] = slopes
         d_users /= len(users)
         d_items /= len(users)
-        ctx.save_for_backward(d_users, d_items.to(items.dtype))
+        ctx.save_for_backward(d_users, d_items)
         return total / len(users)
 
     @staticmethod
@@ -195,9 +226,9 @@ def padded_cell_softmax(users: Tensor, items: Tensor, targets: Tensor, layout: L
     cells = layout.cells[targets]
     inside = places < layout.sizes[cells, None]
     rows = layout.order[(layout.offsets[cells, None] + places).clamp(max=len(layout.order) - 1)]
-    logits = torch.einsum("rd,rpd->rp", users, torch.nn.functional.embedding(rows, items))
+    logits = torch.einsum("rd,rpd->rp", users, F.embedding(rows, items))
     wanted = layout.place[targets] - layout.offsets[cells]
-    return torch.nn.functional.cross_entropy(logits.masked_fill(~inside, -torch.inf), wanted)
+    return F.cross_entropy(logits.masked_fill(~inside, -torch.inf), wanted)
 
 
 HEATS = torch.logspace(-0.5, 0.5, 101)
@@ -216,5 +247,5 @@ def best_heat(posterior: Tensor, wanted: Tensor) -> float:
         Cell of each row's held-out item, ``(rows,)``.
     """
     logits = posterior.clamp_min(TINY).log()
-    losses = [torch.nn.functional.cross_entropy(logits / heat, wanted) for heat in HEATS]
+    losses = [F.cross_entropy(logits / heat, wanted) for heat in HEATS]
     return float(HEATS[int(torch.stack(losses).argmin())])

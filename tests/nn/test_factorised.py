@@ -78,6 +78,20 @@ def test_moments_carry_gradients_to_items(vectors):
     assert torch.autograd.gradcheck(loss, items, atol=1e-4)
 
 
+def test_the_mass_of_groups_is_the_sum_of_their_cells_and_padding_weighs_nothing(vectors):
+    users, items = vectors
+    moments = Moments.of(items, *scattered())
+    groups = torch.tensor([[0, 3, 9], [5, 9, 9], [7, 8, 9], [1, 2, 4]])  # 9 pads; 7 and 8 are empty
+    mass = moments.log_mass_of_groups(users, groups)
+    for row, cells in enumerate(([0, 3], [5], [7, 8], [1, 2, 4])):
+        expected = moments.log_mass(users)[:, cells].logsumexp(-1)
+        assert mass[:, row].max() < -1000 if row == 2 else torch.allclose(mass[:, row], expected)
+    sizes = moments.log_sizes.exp()
+    pooled = (sizes[[1, 2, 4], None] * moments.means[[1, 2, 4]]).sum(0) / sizes[[1, 2, 4]].sum()
+    assert torch.allclose(moments.means_of_groups(groups)[3], pooled)
+    assert torch.equal(moments.means_of_groups(groups)[2], torch.zeros(6, dtype=torch.float64))
+
+
 def test_the_second_order_is_exact_for_alike_items_and_near_for_a_large_gaussian_cell():
     torch.manual_seed(0)
     users = torch.randn(20, 8, dtype=torch.float64)
