@@ -74,7 +74,7 @@ class TesseraConfig(WarmConfig):
 
 
 EXACT_ITEMS = 40_000
-"""Items up to which a step over all of them costs at most about twice what it costs with moments."""
+"""Items up to which a step over all of them costs at most two and a half times what it costs with moments."""
 
 
 class TesseraNetwork(Network):
