@@ -6,6 +6,7 @@ many dot products as there are cells and items in one cell, whatever the catalog
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,10 +59,11 @@ class _MeansAndVariances(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, items: Tensor, cells: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         share = 1 / sizes.clamp(min=1)[:, None]
-        zeros = items.new_zeros(len(sizes), items.shape[1])
-        means, squares = zeros.index_add(0, cells, items) * share, zeros
-        for some, where in zip(*(torch.split(x, BLOCK_ITEMS) for x in (items, cells)), strict=True):
+        sums, squares = torch.zeros(2, len(sizes), items.shape[1], dtype=items.dtype, device=items.device)
+        for some, where in _by_blocks(items, cells):
+            sums.index_add_(0, where, some)
             squares.index_add_(0, where, some * some)
+        means = sums * share
         variances = (squares * share - means * means).clamp_min_(0)
         ctx.save_for_backward(items, cells, share, means)
         return means, variances
@@ -72,14 +74,18 @@ class _MeansAndVariances(torch.autograd.Function):
         slope = 2 * share * grads[1]
         flat = share * grads[0] - slope * means
         d_items = torch.empty_like(items)
-        blocks = (torch.split(x, BLOCK_ITEMS) for x in (d_items, items, cells))
-        for out, some, where in zip(*blocks, strict=True):
+        for out, some, where in _by_blocks(d_items, items, cells):
             torch.addcmul(flat[where], slope[where], some, out=out)
         return d_items, None, None
 
 
 BLOCK_ITEMS = 8192
 """Items at a time in a pass over the catalogue, so that what is made of them stays near the processor."""
+
+
+def _by_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same rows of each, a block at a time."""
+    return zip(*(torch.split(x, BLOCK_ITEMS) for x in tensors), strict=True)
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,12 @@ def test_a_layout_sorts_items_by_cell_and_counts_them():
     assert layout.sizes.tolist() == [2, 1, 2, 0]
 
 
+@pytest.fixture(params=[1, 7, 10**6])
+def block(request, monkeypatch):
+    monkeypatch.setattr(factorised, "BLOCK_ITEMS", request.param)
+
+
+@pytest.mark.usefixtures("block")
 def test_moments_are_mean_and_variance_of_the_items_of_a_cell(vectors):
     _, items = vectors
     cells, n_cells = scattered()
@@ -67,6 +73,7 @@ def test_moments_are_mean_and_variance_of_the_items_of_a_cell(vectors):
     assert torch.equal(moments.log_sizes[7:], torch.full((2,), -torch.inf))
 
 
+@pytest.mark.usefixtures("block")
 def test_moments_carry_gradients_to_items(vectors):
     users, items = vectors
     cells, n_cells = scattered()
