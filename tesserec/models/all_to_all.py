@@ -102,10 +102,10 @@ class CrossNetwork(Network):
         """What a token and an item are worth to each other, ReLU(s + b)."""
         return F.relu(scores + self.bias)
 
-    def score(self, tokens: Tensor, items: Tensor) -> Tensor:
-        """``y`` of users' tokens ``(users, tokens, dim)`` with items ``(items, dim)``, ``(users, items)``."""
+    def score(self, tokens: Tensor, weights: Tensor, items: Tensor) -> Tensor:
+        """``y`` of users' weighted tokens with items ``(items, dim)``, ``(users, items)``; see :meth:`prepare`."""
         values = self.values(self.scorer(tokens.flatten(0, 1), items))
-        return torch.einsum("uki,k->ui", values.view(*tokens.shape[:2], -1), self.token_weights)
+        return torch.einsum("uki,uk->ui", values.view(*tokens.shape[:2], -1), weights)
 
     def losses(self, batch: TensorBatch, progress: float) -> dict[str, Tensor]:
         """``cross`` and ``single``, see :class:`CrossWeights`; in the warm-up the latter alone."""
@@ -117,20 +117,26 @@ class CrossNetwork(Network):
             terms["single"] = batch.softmax(users, positives, negatives, self.config.temperature)
         if not self.warm:
             return terms
-        tokens, of_tokens = self.prepare(self.tokens(inputs, states)[batch.valid])
+        prepared, of_tokens = self.prepare(self.tokens(inputs, states)[batch.valid])
         terms |= of_tokens
         if weights.cross:
-            terms["cross"] = self._cross(tokens, positives, negatives[: self.config.pairs], batch)
+            terms["cross"] = self._cross(*prepared, positives, negatives[: self.config.pairs], batch)
         return {name: getattr(weights, name) * term for name, term in terms.items()}
 
-    def prepare(self, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Tokens ``(users, tokens, dim)`` as the scorer sees them, and unweighted loss terms of their making."""
-        return tokens, {}
+    def prepare(self, tokens: Tensor) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
+        """What the scorer sees of tokens ``(users, tokens, dim)``, and unweighted loss terms of its making.
 
-    def _cross(self, tokens: Tensor, positives: Tensor, negatives: Tensor, batch: TensorBatch) -> Tensor:
-        positive = self.values(self.scorer.own(tokens, positives[:, None])) @ self.token_weights
+        The former is ``(users, seen, dim)`` and its weights ``(users, seen)``.
+        """
+        return (tokens, self.token_weights.expand(tokens.shape[:2])), {}
+
+    def _cross(
+        self, tokens: Tensor, weights: Tensor, positives: Tensor, negatives: Tensor, batch: TensorBatch
+    ) -> Tensor:
+        positive = (self.values(self.scorer.own(tokens, positives[:, None])) * weights).sum(-1)
         same = batch.wanted[:, None] == batch.negatives[: len(negatives)]
-        return softmax_of_scores(positive, self.score(tokens, negatives), batch.log_q[: len(negatives)], same)
+        scores = self.score(tokens, weights, negatives)
+        return softmax_of_scores(positive, scores, batch.log_q[: len(negatives)], same)
 
     def start(self, epoch: int, seed: int) -> dict[str, Any]:
         """From now on the scorer ranks."""
@@ -161,11 +167,12 @@ class CrossSide:
     @torch.inference_mode()
     def score(self, histories: Histories) -> Floats:
         """Scores ``(users, items)``."""
-        tokens, items = self.network.last_tokens(*self.inputs(histories)), self.inputs.vectors
-        users = max(1, BLOCK_SCORES // (len(items) * tokens.shape[1]))
-        scores: Floats = (
-            torch.cat([self.network.score(some, items) for some in torch.split(tokens, users)]).cpu().numpy()
-        )
+        seen, _ = self.network.prepare(self.network.last_tokens(*self.inputs(histories)))
+        items = self.inputs.vectors
+        users = max(1, BLOCK_SCORES // (len(items) * seen[0].shape[1]))
+        blocks = zip(*(torch.split(part, users) for part in seen), strict=True)
+        found = [self.network.score(tokens, weights, items) for tokens, weights in blocks]
+        scores: Floats = torch.cat(found).cpu().numpy()
         return scores
 
 

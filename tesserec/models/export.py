@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tesserec.files import write_json
@@ -64,10 +63,11 @@ def export_network(network: Network, folder: Path) -> None:
     write_json(folder / "user_side.json", facts)
 
 
-def export_lists(network: SparCodeNetwork, thresholds: NDArray[np.float32], folder: Path) -> None:
+def export_lists(network: SparCodeNetwork, folder: Path) -> None:
     """Write ``tokens.onnx``, ``history.npy`` and ``user_side.json`` for a network that names lists of scored items.
 
-    And the item side, with ``thresholds.npy``: what each list asks of a score, float32 ``(lists,)``.
+    And the item side, with ``thresholds.npy``: what each list asks of a score, float32 ``(lists,)``. That is nothing,
+    for its cut is off the score already.
     """
     network = copy.deepcopy(network).cpu().eval()
     dim, batch = network.width, torch.export.Dim.DYNAMIC
@@ -83,7 +83,7 @@ def export_lists(network: SparCodeNetwork, thresholds: NDArray[np.float32], fold
         np.save(folder / "history.npy", network.item_vectors().numpy().astype("<f4"))
     facts = {"max_length": network.config.encoder.max_length, "codes": int(network.listed.sum()), "dim": dim}
     write_json(folder / "user_side.json", {"kind": "onnx-codes", **facts})
-    np.save(folder / "thresholds.npy", thresholds)
+    np.save(folder / "thresholds.npy", np.zeros(len(network.cuts), "<f4"))
     export_items(network, folder, _Score(network), "scores")
 
 
@@ -137,7 +137,8 @@ class _Score(nn.Module):
 
     def forward(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         vectors = self.network.items.scaled(raw)
-        return vectors, self.network.values(self.network.scorer.own(self.words, vectors[:, None]))
+        values = self.network.values(self.network.scorer.own(self.words, vectors[:, None]))
+        return vectors, values - self.network.cuts
 
 
 class _EncodeItems(nn.Module):

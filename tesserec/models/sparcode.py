@@ -27,9 +27,11 @@ from tesserec.models.all_to_all import (
 )
 from tesserec.models.neural import FitTask, NeuralRetriever
 from tesserec.nn.codebook import upkeep
+from tesserec.nn.estimators import PASSES, straight_through
 from tesserec.nn.product import ProductQuantiser
 from tesserec.nn.quantisers import CodebookConfig
-from tesserec.nn.tokens import agreement, nearest_listed, tuple_numbers, tuple_words
+from tesserec.nn.reads import convex_weights, nearest_tuples
+from tesserec.nn.tokens import agreement, nearest_listed, tuple_words
 
 MOST_TUPLES = 1 << 22
 """Tuples that can be named: each takes four bytes in a table that finds its list."""
@@ -74,6 +76,8 @@ class SparCodeConfig(AllToAllConfig):
     ----------
     codebook
         Parts (``levels``, M), codes a part (N) and what moves them.
+    reads
+        Tuples that a token reads the lists of, its nearest; 1 as in the paper.
     list_length
         Items kept of each tuple's list, its best (T).
     all_tuples
@@ -82,6 +86,7 @@ class SparCodeConfig(AllToAllConfig):
 
     codebook: TokenCodebookConfig = TokenCodebookConfig()
     weights: SparCodeWeights = SparCodeWeights()
+    reads: int = Field(4, ge=1)
     list_length: int = Field(1000, ge=1)
     all_tuples: int = Field(4096, ge=0)
 
@@ -102,6 +107,16 @@ class SparCodeConfig(AllToAllConfig):
                 f"codebook.levels = {self.codebook.levels} parts do not divide encoder.dim = {self.encoder.dim}; "
                 "choose a divisor of it"
             )
+        if self.reads > self.tuples // self.codebooks:
+            raise ValueError(
+                f"reads = {self.reads}, but a token has {self.tuples // self.codebooks} tuples to read (codebook.codes "
+                "to the power of codebook.levels); read fewer"
+            )
+        if self.reads > 1 and self.codebook.estimator == "gumbel":
+            raise ValueError(
+                f"reads = {self.reads} with codebook.estimator = 'gumbel', which mixes all codes in training; set "
+                "reads = 1 or another estimator"
+            )
         if self.tuples > MOST_TUPLES:
             raise ValueError(
                 f"codebook.codes = {self.codebook.codes} in codebook.levels = {self.codebook.levels} parts make "
@@ -115,6 +130,7 @@ class SparCodeNetwork(CrossNetwork):
 
     listed: Tensor
     list_of: Tensor
+    cuts: Tensor
 
     def __init__(self, items: int, config: SparCodeConfig, features: ItemFeatures | None) -> None:
         super().__init__(items, config, features)
@@ -123,16 +139,35 @@ class SparCodeNetwork(CrossNetwork):
         self.quantiser = ProductQuantiser(of_all, config.encoder.dim * config.codebooks)
         self.register_buffer("listed", torch.zeros(config.tuples, dtype=torch.bool))
         self.register_buffer("list_of", torch.zeros(config.tuples, dtype=torch.int32))
+        # What each list takes off the values of its items, from when lists were last made.
+        self.register_buffer("cuts", torch.zeros(0), persistent=False)
 
-    def prepare(self, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Tokens at their codewords with gradients passed straight through, and the quantiser's terms."""
+    def prepare(self, tokens: Tensor) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
+        """The codewords that tokens read, with gradients passed to tokens, and the quantiser's terms."""
         flat, weights, terms = self.rows(tokens), self.config.weights, {}
         quantised = self.quantiser(flat)
         if weights.commitment:
             terms["commitment"] = self.quantiser.loss(flat, quantised) / self.config.codebooks  # of a token, on average
+        seen = super().prepare(quantised.rebuilt.view(tokens.shape))[0] if self._mixes else self._codewords(tokens)
         if self.training:
             self.quantiser.update(quantised)
-        return quantised.straight_through(flat).view(tokens.shape), terms
+        return seen, terms
+
+    @property
+    def _mixes(self) -> bool:
+        """Whether training sees mixtures of all codes, which their gradients reach by themselves."""
+        return self.training and self.config.codebook.estimator == "gumbel"
+
+    def _codewords(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        numbers, shares = self.read_tuples(tokens)
+        words = self._words_of(numbers)
+        passes = PASSES.get(self.config.codebook.estimator, straight_through)
+        passed = passes(tokens[:, :, None].expand_as(words).flatten(0, 2), words.flatten(0, 2))
+        return passed.view(len(tokens), -1, tokens.shape[-1]), (shares * self.token_weights[:, None]).flatten(1)
+
+    def _words_of(self, numbers: Tensor) -> Tensor:
+        books = self.books.expand(numbers.shape[1], -1, -1, -1)
+        return torch.stack([tuple_words(own, book) for own, book in zip(numbers.unbind(1), books, strict=True)], 1)
 
     def rows(self, tokens: Tensor) -> Tensor:
         """Tokens ``(users, tokens, dim)`` as the quantiser takes them: one by one, or a user's side by side."""
@@ -141,19 +176,28 @@ class SparCodeNetwork(CrossNetwork):
     @property
     def books(self) -> Tensor:
         """The codebooks, ``(codebooks, parts, codes, width)``."""
-        flat = self.quantiser.codebooks.detach()
+        flat = self.quantiser.codebooks
         return flat.view(self.config.codebooks, -1, *flat.shape[1:])
 
-    def tuples(self, tokens: Tensor) -> Tensor:
-        """Numbers of the nearest tuples of tokens ``(users, tokens, dim)``, ``(users, tokens)``."""
-        codes = self.quantiser(self.rows(tokens)).codes.view(*tokens.shape[:2], -1)
-        begins = torch.arange(0, len(self.listed), len(self.listed) // self.config.codebooks, device=codes.device)
-        return tuple_numbers(codes, self.config.codebook.codes) + begins
+    def read_tuples(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The tuples that tokens ``(users, tokens, dim)`` read, and the share of each in its token.
+
+        Numbers within the codebook of a token's place, int64, and shares of sum one, ``(users, tokens, reads)`` each.
+        """
+        with torch.autocast(tokens.device.type, enabled=False):
+            numbers = nearest_tuples(tokens, self.books, self.config.reads)
+            return numbers, convex_weights(tokens, self._words_of(numbers))
+
+    def numbers(self, read: Tensor) -> Tensor:
+        """Numbers over all codebooks of tuples that :meth:`read_tuples` gave."""
+        count = len(self.listed)
+        return read + torch.arange(0, count, count // self.config.codebooks, device=read.device)[:, None]
 
     def weigh(self, vectors: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Lists to read after histories of item vectors, int64 ``(batch, tokens)``, and the weights of their places."""
-        lists = self.list_of[self.tuples(self.last_tokens(vectors, lengths))].long()
-        return lists, self.token_weights.expand_as(lists)
+        """Lists to read after histories of item vectors, int64, and their weights, ``(batch, tokens * reads)`` each."""
+        read, shares = self.read_tuples(self.last_tokens(vectors, lengths))
+        lists = self.list_of[self.numbers(read)].long()
+        return lists.flatten(1), (shares * self.token_weights[:, None]).flatten(1)
 
     @torch.no_grad()
     def list_tuples(self, numbers: Tensor) -> None:
@@ -172,15 +216,20 @@ class SparCodeNetwork(CrossNetwork):
 
     @torch.no_grad()
     def postings(self, items: Tensor) -> ScorePostings:
-        """The best items of every listed tuple by ``ReLU(E(tuple, i) + b)``, from item vectors ``(items, dim)``."""
-        words = self.words()
-        length = min(self.config.list_length, len(items))
+        """The best items of every listed tuple, from item vectors ``(items, dim)``; sets ``cuts``.
+
+        Each is worth ``ReLU(E(tuple, i) + b)`` less what the best item that is left out is worth. So a list ends at
+        nothing, and an item that is missing from one of a user's lists is hardly behind the last that is on it.
+        """
+        words, length = self.words(), self.config.list_length
         best, scores = [], []
         for block in torch.split(words, max(1, BLOCK_SCORES // len(items))):
-            top = torch.topk(self.values(self.scorer(block, items)), length)
+            top = torch.topk(self.values(self.scorer(block, items)), min(length + 1, len(items)))
             best.append(top.indices.cpu())
-            scores.append(top.values.cpu())
+            scores.append(top.values)
         values = torch.cat(scores)
+        self.cuts = values[:, length] if length < len(items) else torch.zeros_like(values[:, 0])
+        values = (values - self.cuts[:, None]).cpu()
         code, place = (values > 0).nonzero(as_tuple=True)
         return ScorePostings.build(
             code.numpy(),
@@ -253,13 +302,15 @@ class SparCode(NeuralRetriever):
 
     Notes
     -----
-    Ours: what :class:`~tesserec.models.all_to_all.AllToAll` notes; codebooks of its own for each token, so that K
-    divisions of users are added up, while tokens under one codebook for all, as in the paper's code
-    (``codebook.shared``), are drawn to the same codes until they say no more than one; k-means on tokens after the
-    warm-up; gradients pass the quantiser straight through, so the ranking loss reaches the tokenizer; dead codes
-    restart after each epoch. b is learned in training; each list keeps its ``list_length`` best items and loses the
-    rest, which is a threshold of its own for each tuple. Where there are more tuples than ``all_tuples``, those that
-    training users have get lists, and any other tuple reads the list of the nearest of these.
+    Ours: what :class:`~tesserec.models.all_to_all.AllToAll` notes; a token reads the lists of several near tuples, in
+    the shares that together rebuild it best (:mod:`tesserec.nn.reads`), in training and serving alike; codebooks of its
+    own for each token, so that K divisions of users are added up, while tokens under one codebook for all, as in the
+    paper's code (``codebook.shared``), are drawn to the same codes until they say no more than one; k-means on tokens
+    after the warm-up; gradients pass the quantiser straight through, so the ranking loss reaches the tokenizer; dead
+    codes restart after each epoch. b is learned in training; for each list it is then lowered until no more than the
+    ``list_length`` best items are above zero. So a served score is the training score less a constant of the user,
+    except for items that a list has cut off. Where there are more tuples than ``all_tuples``, those that training
+    users read get lists, and any other tuple reads the list of the nearest of these.
     """
 
     name = "sparcode"
@@ -284,8 +335,12 @@ class SparCode(NeuralRetriever):
 
     def list_tuples(self, histories: Histories, every: bool = False) -> None:
         """Give lists to the tuples of these users, or to every tuple; see :meth:`SparCodeNetwork.list_tuples`."""
-        everything = torch.arange(self.config.tuples, device=self.network.listed.device)
-        self.network.list_tuples(everything if every else self.network.tuples(self.tokens(histories)))
+        network = self.network
+        if every:
+            network.list_tuples(torch.arange(self.config.tuples, device=network.listed.device))
+        else:
+            blocks = torch.split(self.tokens(histories), TOKEN_USERS)
+            network.list_tuples(torch.cat([network.numbers(network.read_tuples(block)[0]) for block in blocks]))
         self.__dict__.pop("searcher", None)
 
     @cached_property
@@ -300,8 +355,5 @@ class SparCode(NeuralRetriever):
         """See :meth:`NeuralRetriever.export`."""
         from tesserec.models.export import export_lists
 
-        lists = self.searcher.postings
-        assert isinstance(lists, ScorePostings)
-        full = np.diff(lists.offsets) == self.config.list_length
-        thresholds = [lists.of(code)[1][-1] if full[code] else 0.0 for code in range(lists.codes)]
-        export_lists(self.network, np.array(thresholds, "<f4"), folder)
+        assert isinstance(self.searcher.postings, ScorePostings)  # made now at the latest, and with them the cuts
+        export_lists(self.network, folder)

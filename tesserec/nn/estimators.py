@@ -33,6 +33,10 @@ def rotation(z: Tensor, quantised: Tensor) -> Tensor:
     return out
 
 
+PASSES = {"straight-through": straight_through, "rotation": rotation}
+"""How a gradient passes a vector that one code stands for, by name."""
+
+
 def gumbel(distances: Tensor, temperature: float) -> Tensor:
     """Soft choice of a code, ``(..., codes)``: a Gumbel-softmax sample by squared distances (Jang et al. 2017)."""
     chosen: Tensor = F.gumbel_softmax(-distances, tau=temperature, hard=False, dim=-1)

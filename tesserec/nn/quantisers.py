@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from typing_extensions import Self
 
 from tesserec.errors import ConfigError
-from tesserec.nn.estimators import Estimator, gumbel, nearest, rotation, squared_distances, straight_through
+from tesserec.nn.estimators import PASSES, Estimator, gumbel, nearest, squared_distances
 
 KMEANS_POINTS_PER_CODE = 256
 """More vectors than this a code do not move k-means centres noticeably, but cost time."""
@@ -122,7 +122,7 @@ class Quantised:
         """The reconstruction's value with gradients to ``z`` as well as to the codebook, ``(rows, dim)``."""
         if self.estimator == "gumbel":
             return self.rebuilt
-        return (rotation if self.estimator == "rotation" else straight_through)(z.float(), self.rebuilt)
+        return PASSES[self.estimator](z.float(), self.rebuilt)
 
     def detach(self) -> Self:
         """The same, with codewords that no gradient passes."""

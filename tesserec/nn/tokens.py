@@ -1,4 +1,4 @@
-"""Tokenizers: what a user is summed up in, K tokens after every event of a history; and how tuples of codes are named.
+"""Tokenizers: what a user is summed up in, K tokens after every event of a history; and how code tuples are numbered.
 
 A tokenizer reads item vectors and the causal states that an encoder made of them, both ``(batch, length, dim)``, and
 gives ``(batch, length, tokens, dim)``; what stands at a position depends on the events up to it alone.
@@ -156,16 +156,11 @@ def agreement(lost: Tensor) -> Tensor:
     return pairs.mean() / max(count * (count - 1), 1)
 
 
-def tuple_numbers(codes: Tensor, size: int) -> Tensor:
-    """The number of each tuple of codes ``(..., parts)``, the first part counting most, below ``size ** parts``."""
-    numbers = codes[..., 0]
-    for part in range(1, codes.shape[-1]):
-        numbers = numbers * size + codes[..., part]
-    return numbers
-
-
 def tuple_words(numbers: Tensor, codebooks: Tensor) -> Tensor:
-    """The codewords of numbered tuples side by side, ``(numbers, parts * width)``, from ``(parts, codes, width)``."""
+    """The codewords of numbered tuples side by side, ``(..., parts * width)``, from ``(parts, codes, width)``.
+
+    The numbers ``(...)`` count tuples ``(0, ..., 0, 0)``, ``(0, ..., 0, 1)`` and so on, the first part most.
+    """
     parts, size, _ = codebooks.shape
     codes = [numbers // size ** (parts - 1 - part) % size for part in range(parts)]
     return torch.cat([codebooks[part][code] for part, code in enumerate(codes)], -1)

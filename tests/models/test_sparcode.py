@@ -72,19 +72,25 @@ def test_ranking_reaches_the_tokenizer_through_the_codes():
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_tokens_are_scored_at_their_nearest_codewords(shared):
-    model, task, _ = started(codebook={"shared": shared})
+    model, task, _ = started(codebook={"shared": shared}, reads=3)
     tokens = model.tokens(task.sample)[:20]
-    quantised, _ = model.network.eval().prepare(tokens)
-    assert torch.allclose(quantised, nearest_words(tokens, model.network.books), atol=1e-5)
+    (words, weights), _ = model.network.eval().prepare(tokens)
+    assert torch.allclose(words[:, ::3], nearest_words(tokens, model.network.books), atol=1e-5)
+    shares = weights.unflatten(1, (4, 3)) / model.network.token_weights[:, None]
+    assert torch.allclose(shares.sum(-1), torch.ones(20, 4), atol=1e-5)
+    rebuilt = (words.unflatten(1, (4, 3)) * shares[..., None]).sum(2)
+    lost, of_nearest = ((tokens - one).square().sum(-1) for one in (rebuilt, words[:, ::3]))
+    assert (lost <= of_nearest + 1e-5).all()
+    assert lost.mean() < 0.9 * of_nearest.mean()
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_score_and_commitment_see_the_same_codewords_and_the_averages_move_them_afterwards(shared):
-    model, task, _ = started(codebook={"shared": shared})
+    model, task, _ = started(codebook={"shared": shared}, reads=1)
     tokens = model.tokens(task.sample) + 0.1
     network = model.network.train()
     before = network.books.clone()
-    scored, terms = network.prepare(tokens)
+    (scored, _), terms = network.prepare(tokens)
     assert torch.allclose(terms["commitment"], (tokens - scored).square().sum(-1).mean(), rtol=1e-4)
     assert torch.allclose(scored, nearest_words(tokens, before), atol=1e-5)
     assert not torch.equal(before, network.books)
@@ -100,6 +106,16 @@ def nearest_words(tokens, books):
             torch.cat([codes[torch.cdist(x, codes).argmin(-1)] for x, codes in zip(parts, book, strict=True)], 1)
         )
     return torch.stack(found, 1)
+
+
+@pytest.mark.parametrize("estimator", ["straight-through", "rotation", "gumbel"])
+def test_every_estimator_sees_the_codewords_that_serve_and_lets_the_ranking_reach_the_tokenizer(estimator):
+    reads = 1 if estimator == "gumbel" else 3
+    model, task, batch = started(weights=only("cross"), codebook={"estimator": estimator}, reads=reads)
+    tokens, network = model.tokens(task.sample)[:20], model.network.eval()
+    (words, _), _ = network.prepare(tokens)
+    assert torch.allclose(words[:, ::reads], nearest_words(tokens, network.books), atol=1e-5)
+    assert gradients(model, task, batch)[1]["tokenizer.maps.weight"].abs().sum() > 0
 
 
 def test_bias_and_relu_are_trained_as_they_serve():
@@ -124,8 +140,8 @@ def brute_force(model, histories):
     """Training scores of every item: codewords of the users' tokens through the scorer, bias, ReLU, sum."""
     network = model.network.eval()
     with torch.no_grad():
-        quantised, _ = network.prepare(network.last_tokens(*HistoryVectors(network)(histories)))
-        return network.score(quantised, network.item_vectors()).numpy()
+        seen, _ = network.prepare(network.last_tokens(*HistoryVectors(network)(histories)))
+        return network.score(*seen, network.item_vectors()).numpy()
 
 
 def test_lists_added_up_are_the_training_scores():
@@ -145,6 +161,7 @@ def test_a_posting_is_the_score_of_its_tuple_and_item():
     with torch.no_grad():
         words = torch.cat([tuple_words(torch.arange(64), book) for book in network.books])
         values = network.values(network.scorer(words, network.item_vectors())).numpy()
+    assert not network.cuts.any()
     assert postings.codes == int(network.listed.sum()) == 4 * 64
     for code in range(0, 4 * 64, 9):
         items, scores = postings.of(code)
@@ -152,12 +169,25 @@ def test_a_posting_is_the_score_of_its_tuple_and_item():
         assert (scores > 0).all()
 
 
-def test_no_list_is_longer_than_asked_and_each_keeps_its_best():
+def test_no_list_is_longer_than_asked_and_each_keeps_its_best_less_the_best_that_it_leaves_out():
     short, full = with_settings(list_length=7), with_settings(list_length=120)
     for code in range(short.searcher.postings.codes):
         items, scores = short.searcher.postings.of(code)
-        assert len(items) == min(7, len(full.searcher.postings.of(code)[0]))
-        assert np.array_equal(scores, full.searcher.postings.of(code)[1][:7])
+        of_all, values = full.searcher.postings.of(code)
+        cut = values[7] if len(values) > 7 else 0.0
+        assert len(items) == min(7, len(of_all))
+        assert np.array_equal(items, of_all[:7])
+        assert np.allclose(scores, values[:7] - cut, atol=1e-5)
+        assert short.network.cuts[code] == pytest.approx(cut, abs=1e-5)
+
+
+def test_short_lists_rank_nearly_as_whole_ones():
+    """Cut off at what their last items are worth, lists of a third lose a user whose best items are not on all."""
+    short, full = (with_settings(list_length=length).searcher for length in (40, 120))
+    histories = dataset().test.histories
+    ours, theirs = (searcher.retrieve(histories, 10).items for searcher in (short, full))
+    shared = np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(ours, theirs, strict=True)])
+    assert shared > 0.95
 
 
 def test_tuples_nobody_had_read_the_list_of_the_nearest_that_somebody_had():
@@ -166,7 +196,7 @@ def test_tuples_nobody_had_read_the_list_of_the_nearest_that_somebody_had():
     model.list_tuples(few)
     network = model.network
     listed = network.listed.nonzero()[:, 0]
-    assert listed.tolist() == network.tuples(model.tokens(few)).unique().tolist()
+    assert listed.tolist() == network.numbers(network.read_tuples(model.tokens(few))[0]).unique().tolist()
     assert model.searcher.postings.codes == len(listed) < 4 * 64
     whole = fitted("sparcode").searcher.retrieve(few, 10)
     assert np.array_equal(model.searcher.retrieve(few, 10).items, whole.items)
@@ -198,7 +228,7 @@ def test_one_token_is_a_tuple_and_its_list_the_answer(tmp_path):
     model = SparCode(config(tokens={"count": 1}, training={"epochs": 8})).fit(dataset(), seed=1)
     part = dataset().test
     lists, _ = model.searcher.side.weigh(part.histories)
-    assert lists.shape == (len(part.users), 1)
+    assert lists.shape == (len(part.users), model.config.reads)
     publish_bundle(model, tmp_path, {})
     ours, theirs = (one.retrieve(part.histories, 10) for one in (model.searcher, Bundle.open(tmp_path).searcher))
     assert (ours.items == theirs.items).mean() > 0.99
@@ -250,21 +280,20 @@ def test_a_new_item_gets_a_place_in_lists_as_the_network_scores_it(tmp_path):
     with torch.no_grad():
         columns = [torch.from_numpy(codes[:3]) for codes in features.source.padded().values()]
         vectors = network.items.of_features(columns, torch.from_numpy(features.source.numbers[:3]))
-        scores = network.values(network.scorer(network.words(), network.items.scaled(vectors))).numpy()
+        values = network.values(network.scorer(network.words(), network.items.scaled(vectors)))
+        scores = (values - network.cuts[:, None]).numpy()
     assert np.allclose(searcher.side.vectors_of(n + np.arange(3)), vectors.numpy(), atol=1e-5)
     taken = 0
     for code in range(base.postings.codes):
-        kept, values = base.postings.of(code)
-        least = values[-1] if len(kept) == 40 else 0.0
         items, found = searcher.postings.of(code)
         held = dict(zip(items.tolist(), found.tolist(), strict=True))
         for row, score in enumerate(scores[code]):
-            if abs(score - least) > 1e-4:
-                assert (n + row in held) == (score > least)
+            if abs(score) > 1e-4:
+                assert (n + row in held) == (score > 0)
             if n + row in held:
                 assert abs(held[n + row] - score) < 1e-3
                 taken += 1
-        assert (n + 3 in held) == (0 in held) or abs(held.get(0, least) - least) < 1e-4
+        assert (n + 3 in held) == (0 in held) or held.get(0, 0.0) < 1e-4
     assert taken
     histories = [[new[0], new[1]], ["twin"]]
     assert searcher.recommend(histories, 5).height == 10
@@ -277,3 +306,7 @@ def test_settings_that_cannot_work_are_refused():
         config(codebook={"levels": 4, "codes": 64})
     with pytest.raises(ValueError, match=r"3 parts do not divide encoder.dim = 16"):
         config(codebook={"levels": 3})
+    with pytest.raises(ValueError, match=r"reads = 65, but a token has 64 tuples to read"):
+        config(reads=65)
+    with pytest.raises(ValueError, match=r"reads = 2 with codebook.estimator = 'gumbel'"):
+        config(reads=2, codebook={"estimator": "gumbel"})
