@@ -34,7 +34,10 @@ def write_tables(
     *,
     quick: bool,
 ) -> None:
-    """Write every job's tables between the markers of the results page; ``others`` are compared with nobody."""
+    """Write every job's tables between the markers of the results page.
+
+    The last of ``others`` is compared with the rest of them, which are compared with nobody else.
+    """
     text = "\n\n".join(table for job in jobs if (table := render(results, job, rivals, codebooks, others)))
     write_between("quick real logs" if quick else "real logs", text)
 
@@ -112,6 +115,7 @@ def render(
         *interests(measured),
         *paired(measured, rivals, codebooks),
         *several_against_one(measured),
+        *coded_against_whole(measured, others),
         "",
         "<details><summary>Settings</summary>",
         "",
@@ -208,6 +212,20 @@ def several_against_one(measured: Sequence[Entry]) -> list[str]:
         "network searched so), by the same test:",
         "",
         *_differences("model", pairs, [several.label for several, _ in pairs]),
+    ]
+
+
+def coded_against_whole(measured: Sequence[Entry], others: Sequence[str]) -> list[str]:
+    """The last of the networks with features, which reads codes of users, against those that read users."""
+    found = [one for one in measured if one.label in others]
+    if len(found) < 2 or found[-1].label != others[-1]:
+        return []
+    *whole, coded = found
+    return [
+        "",
+        f"Difference of **{coded.label}** from the networks with features that quantise nothing, by the same test:",
+        "",
+        *_differences("network", [(coded, one) for one in whole], [one.label for one in whole]),
     ]
 
 
