@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,26 @@ class AllToAllConfig(WarmConfig):
     pairs: int = Field(256, ge=1)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a scorer sees of users: each is a weighted sum of words.
+
+    Attributes
+    ----------
+    words
+        Tokens, or codewords that stand for them, ``(words, dim)``; each is scored once, however many users have it.
+    places, weights
+        A user's words, int64, and what each counts, ``(users, seen)``.
+    pull
+        Nothing in value, ``(users, dim)``: takes to tokens, by its product with items, the gradient that words keep.
+    """
+
+    words: Tensor
+    places: Tensor
+    weights: Tensor
+    pull: Tensor | None = None
+
+
 class CrossNetwork(Network):
     """Encoder, tokenizer and cross scorer: ``y = sum_k w_k ReLU(E(t_k, i) + b)``."""
 
@@ -102,10 +123,17 @@ class CrossNetwork(Network):
         """What a token and an item are worth to each other, ReLU(s + b)."""
         return F.relu(scores + self.bias)
 
-    def score(self, tokens: Tensor, weights: Tensor, items: Tensor) -> Tensor:
-        """``y`` of users' weighted tokens with items ``(items, dim)``, ``(users, items)``; see :meth:`prepare`."""
-        values = self.values(self.scorer(tokens.flatten(0, 1), items))
-        return torch.einsum("uki,uk->ui", values.view(*tokens.shape[:2], -1), weights)
+    def score(self, seen: Seen, items: Tensor) -> Tensor:
+        """``y`` of users with items ``(items, dim)``, ``(users, items)``."""
+        values = self.values(self.scorer(seen.words, items))
+        scores = F.embedding_bag(seen.places, values, per_sample_weights=seen.weights, mode="sum")
+        return scores if seen.pull is None else scores + (seen.pull @ items.detach().T).float()
+
+    def own(self, seen: Seen, items: Tensor) -> Tensor:
+        """``y`` of each user with its own item ``(users, dim)``, ``(users,)``."""
+        values = self.values(self.scorer.own(seen.words[seen.places], items[:, None]))
+        scores = (values * seen.weights).sum(-1)
+        return scores if seen.pull is None else scores + (seen.pull * items.detach()).sum(-1, dtype=torch.float32)
 
     def losses(self, batch: TensorBatch, progress: float) -> dict[str, Tensor]:
         """``cross`` and ``single``, see :class:`CrossWeights`; in the warm-up the latter alone."""
@@ -117,26 +145,22 @@ class CrossNetwork(Network):
             terms["single"] = batch.softmax(users, positives, negatives, self.config.temperature)
         if not self.warm:
             return terms
-        prepared, of_tokens = self.prepare(self.tokens(inputs, states)[batch.valid])
+        seen, of_tokens = self.prepare(self.tokens(inputs, states)[batch.valid])
         terms |= of_tokens
         if weights.cross:
-            terms["cross"] = self._cross(*prepared, positives, negatives[: self.config.pairs], batch)
+            terms["cross"] = self._cross(seen, positives, negatives[: self.config.pairs], batch)
         return {name: getattr(weights, name) * term for name, term in terms.items()}
 
-    def prepare(self, tokens: Tensor) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
-        """What the scorer sees of tokens ``(users, tokens, dim)``, and unweighted loss terms of its making.
+    def prepare(self, tokens: Tensor) -> tuple[Seen, dict[str, Tensor]]:
+        """What the scorer sees of tokens ``(users, tokens, dim)``, and unweighted loss terms of its making."""
+        users, count = tokens.shape[:2]
+        places = torch.arange(users * count, device=tokens.device).view(users, count)
+        return Seen(tokens.flatten(0, 1), places, self.token_weights.expand(users, count)), {}
 
-        The former is ``(users, seen, dim)`` and its weights ``(users, seen)``.
-        """
-        return (tokens, self.token_weights.expand(tokens.shape[:2])), {}
-
-    def _cross(
-        self, tokens: Tensor, weights: Tensor, positives: Tensor, negatives: Tensor, batch: TensorBatch
-    ) -> Tensor:
-        positive = (self.values(self.scorer.own(tokens, positives[:, None])) * weights).sum(-1)
+    def _cross(self, seen: Seen, positives: Tensor, negatives: Tensor, batch: TensorBatch) -> Tensor:
         same = batch.wanted[:, None] == batch.negatives[: len(negatives)]
-        scores = self.score(tokens, weights, negatives)
-        return softmax_of_scores(positive, scores, batch.log_q[: len(negatives)], same)
+        scores = self.score(seen, negatives)
+        return softmax_of_scores(self.own(seen, positives), scores, batch.log_q[: len(negatives)], same)
 
     def start(self, epoch: int, seed: int) -> dict[str, Any]:
         """From now on the scorer ranks."""
@@ -167,11 +191,9 @@ class CrossSide:
     @torch.inference_mode()
     def score(self, histories: Histories) -> Floats:
         """Scores ``(users, items)``."""
-        seen, _ = self.network.prepare(self.network.last_tokens(*self.inputs(histories)))
-        items = self.inputs.vectors
-        users = max(1, BLOCK_SCORES // (len(items) * seen[0].shape[1]))
-        blocks = zip(*(torch.split(part, users) for part in seen), strict=True)
-        found = [self.network.score(tokens, weights, items) for tokens, weights in blocks]
+        tokens, items = self.network.last_tokens(*self.inputs(histories)), self.inputs.vectors
+        users = max(1, BLOCK_SCORES // (len(items) * tokens.shape[1]))
+        found = [self.network.score(self.network.prepare(some)[0], items) for some in torch.split(tokens, users)]
         scores: Floats = torch.cat(found).cpu().numpy()
         return scores
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
+from torch.nn import functional as F
 from typing_extensions import Self
 
 from tesserec.data.dataset import Dataset
@@ -24,10 +26,11 @@ from tesserec.models.all_to_all import (
     CrossNetwork,
     CrossWeights,
     HistoryVectors,
+    Seen,
 )
 from tesserec.models.neural import FitTask, NeuralRetriever
 from tesserec.nn.codebook import upkeep
-from tesserec.nn.estimators import PASSES, straight_through
+from tesserec.nn.estimators import PASSES
 from tesserec.nn.product import ProductQuantiser
 from tesserec.nn.quantisers import CodebookConfig
 from tesserec.nn.reads import convex_weights, nearest_tuples
@@ -142,8 +145,8 @@ class SparCodeNetwork(CrossNetwork):
         # What each list takes off the values of its items, from when lists were last made.
         self.register_buffer("cuts", torch.zeros(0), persistent=False)
 
-    def prepare(self, tokens: Tensor) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
-        """The codewords that tokens read, with gradients passed to tokens, and the quantiser's terms."""
+    def prepare(self, tokens: Tensor) -> tuple[Seen, dict[str, Tensor]]:
+        """The codewords that tokens read, each of them once, and the quantiser's terms."""
         flat, weights, terms = self.rows(tokens), self.config.weights, {}
         quantised = self.quantiser(flat)
         if weights.commitment:
@@ -158,16 +161,24 @@ class SparCodeNetwork(CrossNetwork):
         """Whether training sees mixtures of all codes, which their gradients reach by themselves."""
         return self.training and self.config.codebook.estimator == "gumbel"
 
-    def _codewords(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def _codewords(self, tokens: Tensor) -> Seen:
         numbers, shares = self.read_tuples(tokens)
-        words = self._words_of(numbers)
-        passes = PASSES.get(self.config.codebook.estimator, straight_through)
-        passed = passes(tokens[:, :, None].expand_as(words).flatten(0, 2), words.flatten(0, 2))
-        return passed.view(len(tokens), -1, tokens.shape[-1]), (shares * self.token_weights[:, None]).flatten(1)
+        found, places = torch.unique(self.numbers(numbers).flatten(1), return_inverse=True)
+        words = self._words(found)
+        seen = Seen(words, places, (shares * self.token_weights[:, None]).flatten(1))
+        if not (self.training and tokens.requires_grad):
+            return seen
+        rebuilt = (F.embedding(places, words.detach()).view(*shares.shape, -1) * shares[..., None]).sum(2)
+        passed = PASSES[self.config.codebook.estimator](tokens.flatten(0, 1), rebuilt.flatten(0, 1))
+        pulls = self.scorer.pull(passed).view(tokens.shape)
+        return replace(seen, pull=torch.einsum("ukd,k->ud", pulls, self.token_weights.detach()))
 
-    def _words_of(self, numbers: Tensor) -> Tensor:
-        books = self.books.expand(numbers.shape[1], -1, -1, -1)
-        return torch.stack([tuple_words(own, book) for own, book in zip(numbers.unbind(1), books, strict=True)], 1)
+    def _words(self, numbers: Tensor) -> Tensor:
+        """Codewords of tuples, numbered over all codebooks and rising, ``(numbers, dim)``."""
+        size = len(self.listed) // self.config.codebooks
+        return torch.cat(
+            [tuple_words(numbers[numbers // size == place] % size, book) for place, book in enumerate(self.books)]
+        )
 
     def rows(self, tokens: Tensor) -> Tensor:
         """Tokens ``(users, tokens, dim)`` as the quantiser takes them: one by one, or a user's side by side."""
@@ -186,7 +197,9 @@ class SparCodeNetwork(CrossNetwork):
         """
         with torch.autocast(tokens.device.type, enabled=False):
             numbers = nearest_tuples(tokens, self.books, self.config.reads)
-            return numbers, convex_weights(tokens, self._words_of(numbers))
+            books = self.books.expand(tokens.shape[1], -1, -1, -1)
+            words = [tuple_words(own, book) for own, book in zip(numbers.unbind(1), books, strict=True)]
+            return numbers, convex_weights(tokens, torch.stack(words, 1))
 
     def numbers(self, read: Tensor) -> Tensor:
         """Numbers over all codebooks of tuples that :meth:`read_tuples` gave."""
@@ -204,15 +217,11 @@ class SparCodeNetwork(CrossNetwork):
         """Give these tuples lists, and no others; another tuple reads the list of the nearest of them."""
         self.listed.fill_(False).index_fill_(0, numbers.flatten(), True)
         lists, begin = [], 0
-        for listed, book in self._listed_by_book():
+        for mine, book in zip(self.listed.view(self.config.codebooks, -1), self.books, strict=True):
+            listed = mine.nonzero()[:, 0]
             lists.append(begin + nearest_listed(listed, book))
             begin += len(listed)
         self.list_of.copy_(torch.cat(lists))
-
-    def _listed_by_book(self) -> list[tuple[Tensor, Tensor]]:
-        """The listed tuples of each codebook, numbered within it, and the codebook."""
-        listed = self.listed.view(self.config.codebooks, -1)
-        return [(mine.nonzero()[:, 0], book) for mine, book in zip(listed, self.books, strict=True)]
 
     @torch.no_grad()
     def postings(self, items: Tensor) -> ScorePostings:
@@ -241,7 +250,7 @@ class SparCodeNetwork(CrossNetwork):
 
     def words(self) -> Tensor:
         """The codewords of every list, ``(lists, dim)``."""
-        return torch.cat([tuple_words(listed, book) for listed, book in self._listed_by_book()])
+        return self._words(self.listed.nonzero()[:, 0])
 
     @torch.no_grad()
     def quantise(self, tokens: Tensor, epoch: int, seed: int) -> dict[str, Any]:

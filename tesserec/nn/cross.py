@@ -111,5 +111,10 @@ class CrossScorer(nn.Module):
         hidden = F.relu(left + self.item(items).float()) @ self.weight
         return (query * items).sum(-1, dtype=torch.float32) + hidden
 
+    def pull(self, tokens: Tensor) -> Tensor:
+        """``scale * Q t / |Q t|`` less itself, ``(..., dim)``: nothing, with its gradient to tokens and no other."""
+        query = F.normalize(F.linear(tokens, self.query.weight.detach()), dim=-1) * self.scale
+        return query - query.detach()
+
     def _left(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         return F.normalize(self.query(tokens), dim=-1) * self.scale, self.token(tokens).float()

@@ -74,7 +74,7 @@ def test_ranking_reaches_the_tokenizer_through_the_codes():
 def test_tokens_are_scored_at_their_nearest_codewords(shared):
     model, task, _ = started(codebook={"shared": shared}, reads=3)
     tokens = model.tokens(task.sample)[:20]
-    (words, weights), _ = model.network.eval().prepare(tokens)
+    words, weights = read_by(model.network.eval(), tokens)
     assert torch.allclose(words[:, ::3], nearest_words(tokens, model.network.books), atol=1e-5)
     shares = weights.unflatten(1, (4, 3)) / model.network.token_weights[:, None]
     assert torch.allclose(shares.sum(-1), torch.ones(20, 4), atol=1e-5)
@@ -90,10 +90,17 @@ def test_score_and_commitment_see_the_same_codewords_and_the_averages_move_them_
     tokens = model.tokens(task.sample) + 0.1
     network = model.network.train()
     before = network.books.clone()
-    (scored, _), terms = network.prepare(tokens)
+    seen, terms = network.prepare(tokens)
+    scored = seen.words[seen.places]
     assert torch.allclose(terms["commitment"], (tokens - scored).square().sum(-1).mean(), rtol=1e-4)
     assert torch.allclose(scored, nearest_words(tokens, before), atol=1e-5)
     assert not torch.equal(before, network.books)
+
+
+def read_by(network, tokens):
+    """Codewords ``(users, tokens * reads, dim)`` that tokens read, and their weights."""
+    seen, _ = network.prepare(tokens)
+    return seen.words[seen.places], seen.weights
 
 
 def nearest_words(tokens, books):
@@ -113,7 +120,7 @@ def test_every_estimator_sees_the_codewords_that_serve_and_lets_the_ranking_reac
     reads = 1 if estimator == "gumbel" else 3
     model, task, batch = started(weights=only("cross"), codebook={"estimator": estimator}, reads=reads)
     tokens, network = model.tokens(task.sample)[:20], model.network.eval()
-    (words, _), _ = network.prepare(tokens)
+    words, _ = read_by(network, tokens)
     assert torch.allclose(words[:, ::reads], nearest_words(tokens, network.books), atol=1e-5)
     assert gradients(model, task, batch)[1]["tokenizer.maps.weight"].abs().sum() > 0
 
@@ -141,7 +148,7 @@ def brute_force(model, histories):
     network = model.network.eval()
     with torch.no_grad():
         seen, _ = network.prepare(network.last_tokens(*HistoryVectors(network)(histories)))
-        return network.score(*seen, network.item_vectors()).numpy()
+        return network.score(seen, network.item_vectors()).numpy()
 
 
 def test_lists_added_up_are_the_training_scores():
