@@ -315,11 +315,12 @@ class SparCode(NeuralRetriever):
     the shares that together rebuild it best (:mod:`tesserec.nn.reads`), in training and serving alike; codebooks of its
     own for each token, so that K divisions of users are added up, while tokens under one codebook for all, as in the
     paper's code (``codebook.shared``), are drawn to the same codes until they say no more than one; k-means on tokens
-    after the warm-up; gradients pass the quantiser straight through, so the ranking loss reaches the tokenizer; dead
-    codes restart after each epoch. b is learned in training; for each list it is then lowered until no more than the
-    ``list_length`` best items are above zero. So a served score is the training score less a constant of the user,
-    except for items that a list has cut off. Where there are more tuples than ``all_tuples``, those that training
-    users read get lists, and any other tuple reads the list of the nearest of these.
+    after the warm-up; a step scores each code that it meets once, and the ranking loss reaches the tokenizer straight
+    through what the codes rebuild, by the product in E alone; dead codes restart after each epoch. b is learned in
+    training; for each list it is then lowered until no more than the ``list_length`` best items are above zero. So a
+    served score is the training score less a constant of the user, except for items that a list has cut off. Where
+    there are more tuples than ``all_tuples``, those that training users read get lists, and any other tuple reads the
+    list of the nearest of these.
     """
 
     name = "sparcode"

@@ -97,6 +97,61 @@ def test_score_and_commitment_see_the_same_codewords_and_the_averages_move_them_
     assert not torch.equal(before, network.books)
 
 
+def gradients_of(network, scores, **leaves):
+    """Gradients of scores under random slopes, to leaves and to all that scores."""
+    torch.manual_seed(5)
+    network.zero_grad()
+    (scores * torch.randn_like(scores)).sum().backward()
+    named = ((name, p.grad) for name, p in network.named_parameters() if name.startswith(("scorer", "shares", "bias")))
+    return {name: leaf.grad for name, leaf in leaves.items()} | dict(named)
+
+
+def scored_apart(network, tokens, items):
+    """Scores of every user's codewords, each by itself, with the gradient of their product for tokens."""
+    seen, _ = network.eval().prepare(tokens)
+    copies = seen.words[seen.places].detach()
+    values = network.values(network.scorer(copies.flatten(0, 1), items)).view(*copies.shape[:2], -1)
+    worth = network.token_weights[:, None]
+    shares = seen.weights.detach().view(*tokens.shape[:2], -1) / worth.detach()
+    rebuilt = (copies.view(*shares.shape, -1) * shares[..., None]).sum(2)
+    query = (network.scorer.pull(rebuilt + tokens - tokens.detach()) * worth.detach()).sum(1)
+    return (values * (shares * worth).flatten(1)[..., None]).sum(1) + query @ items.detach().T
+
+
+@pytest.mark.parametrize("reads", [1, 3])
+def test_codes_scored_once_are_scored_as_each_user_has_them(reads):
+    """All as if the codewords of each user were scored apart; gradients to tokens are those of the product alone."""
+    model, task, _ = started(reads=reads)
+    network = model.network
+    network.quantiser.freeze()
+    found = []
+    for score in (scored_apart, lambda network, *given: network.score(network.train().prepare(given[0])[0], given[1])):
+        tokens = model.tokens(task.sample)[:30].clone().requires_grad_()
+        items = network.item_vectors().detach().requires_grad_()
+        scores = score(network, tokens, items)
+        found.append({"scores": scores.detach()} | gradients_of(network, scores, tokens=tokens, items=items))
+    assert len(network.prepare(tokens)[0].words) < 30 * 4 * reads
+    for name, one in found[0].items():
+        assert one.abs().sum() > 0, name
+        assert torch.allclose(one, found[1][name], rtol=1e-3, atol=1e-4), name
+
+
+def test_an_item_of_ones_own_is_scored_as_among_all():
+    model, task, _ = started()
+    seen, _ = model.network.train().prepare(model.tokens(task.sample)[:20].clone().requires_grad_())
+    items = model.network.item_vectors()[:20]
+    assert torch.allclose(model.network.own(seen, items), model.network.score(seen, items).diagonal(), atol=1e-4)
+
+
+def test_training_sees_the_scores_that_serve_to_the_last_bit():
+    model, task, _ = started()
+    tokens, items = model.tokens(task.sample)[:20].clone().requires_grad_(), model.network.item_vectors()
+    evaluated, trained = (model.network.train(mode).prepare(tokens)[0] for mode in (False, True))
+    assert evaluated.pull is None
+    assert torch.equal(trained.pull, torch.zeros(20, 16))
+    assert torch.equal(model.network.score(trained, items), model.network.score(evaluated, items))
+
+
 def read_by(network, tokens):
     """Codewords ``(users, tokens * reads, dim)`` that tokens read, and their weights."""
     seen, _ = network.prepare(tokens)
