@@ -162,8 +162,8 @@ class SparCodeNetwork(CrossNetwork):
         return self.training and self.config.codebook.estimator == "gumbel"
 
     def _codewords(self, tokens: Tensor) -> Seen:
-        numbers, shares = self.read_tuples(tokens)
-        found, places = torch.unique(self.numbers(numbers).flatten(1), return_inverse=True)
+        read, shares = self.read_tuples(tokens)
+        found, places = torch.unique(self.numbers(read).flatten(1), return_inverse=True)
         words = self._words(found)
         seen = Seen(words, places, (shares * self.token_weights[:, None]).flatten(1))
         if not (self.training and tokens.requires_grad):

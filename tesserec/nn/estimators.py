@@ -34,7 +34,7 @@ def rotation(z: Tensor, quantised: Tensor) -> Tensor:
 
 
 PASSES = {"straight-through": straight_through, "rotation": rotation}
-"""How a gradient passes a vector that one code stands for, by name."""
+"""How a gradient gets past what stands for a vector, by the estimator's name."""
 
 
 def gumbel(distances: Tensor, temperature: float) -> Tensor:

@@ -136,11 +136,16 @@ def test_codes_scored_once_are_scored_as_each_user_has_them(reads):
         assert torch.allclose(one, found[1][name], rtol=1e-3, atol=1e-4), name
 
 
-def test_an_item_of_ones_own_is_scored_as_among_all():
+def test_an_item_of_ones_own_is_scored_as_among_all_and_pulls_as_much():
     model, task, _ = started()
-    seen, _ = model.network.train().prepare(model.tokens(task.sample)[:20].clone().requires_grad_())
-    items = model.network.item_vectors()[:20]
-    assert torch.allclose(model.network.own(seen, items), model.network.score(seen, items).diagonal(), atol=1e-4)
+    tokens = model.tokens(task.sample)[:20].clone().requires_grad_()
+    seen, _ = model.network.train().prepare(tokens)
+    items = model.network.item_vectors().detach()[:20]
+    both = model.network.own(seen, items), model.network.score(seen, items).diagonal()
+    assert torch.allclose(*both, atol=1e-4)
+    one, other = (torch.autograd.grad(scores.sum(), tokens, retain_graph=True)[0] for scores in both)
+    assert one.abs().sum() > 0
+    assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
 def test_training_sees_the_scores_that_serve_to_the_last_bit():

@@ -61,3 +61,17 @@ def test_a_token_scores_its_own_item_as_among_all():
 def test_a_fresh_scorer_ranks_by_cosine_with_the_token():
     made, tokens, items = CrossScorer(4, 6, 2.0), torch.randn(5, 4), torch.randn(9, 4)
     assert torch.allclose(made(tokens, items), 2.0 * F.normalize(tokens, dim=-1) @ items.T, atol=1e-5)
+
+
+def test_the_pull_is_nothing_and_moves_tokens_as_the_product_does():
+    torch.manual_seed(4)
+    scorer, items = CrossScorer(6, 5, scale=3.0), torch.randn(7, 6)
+    torch.nn.init.normal_(scorer.query.weight)
+    tokens = torch.randn(4, 6, requires_grad=True)
+    pulled = scorer.pull(tokens) @ items.T
+    assert not pulled.any()
+    slopes = torch.randn(4, 7)
+    # The hidden layer starts at zero, so the product is all of the score.
+    one, other = (torch.autograd.grad((x * slopes).sum(), tokens)[0] for x in (pulled, scorer(tokens, items)))
+    assert one.abs().sum() > 0
+    assert torch.allclose(one, other, atol=1e-5)
