@@ -129,8 +129,12 @@ def render(
 def quality(measured: Sequence[Entry]) -> list[str]:
     """Accuracy, and what it cost."""
     lines = _head("model", *COLUMNS, *MEANS, "seeds", "device", "epochs", "training steps")
+    having = [(one, name) for one in measured for name in COLUMNS if one.has(name)]
+    # All at once, since they share the draws, which cost the most.
+    found = estimates(np.stack([one.of_users(name) for one, name in having], axis=1))
+    interval = {(one.label, name): _interval(value) for (one, name), value in zip(having, found, strict=True)}
     for one in measured:
-        cells = [_interval(one.of_users(name)) if one.has(name) else "" for name in COLUMNS]
+        cells = [interval.get((one.label, name), "") for name in COLUMNS]
         cells += [_number(one.mean("metrics", name, "value")) for name in MEANS]
         epochs = one.mean("epochs")
         cells += [str(len(one.rows)), one.device, "" if epochs is None else f"{epochs:.0f}"]
@@ -263,8 +267,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _interval(values: Any) -> str:
-    (one,) = estimates(np.asarray(values)[:, None])
+def _interval(one: Estimate) -> str:
     return f"{one.value:.4f} ({one.low:.4f} to {one.high:.4f})"
 
 
