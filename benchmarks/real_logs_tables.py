@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from real_logs_figure import KINDS, Row, draw
 
 from tesserec.evaluation.intervals import Estimate, estimates
 from tesserec.evaluation.significance import holm, randomisation_test
 from tesserec.files import read_json, write_atomic
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+FIGURE = PAGE.parent / "images" / "results-real-logs.svg"
 PAIRED = ("recall@10", "recall@50")
 COLUMNS = ("recall@10", "ndcg@10", "recall@50", "recall@50/novel")
 MEANS = ("tail_recall@50", "coverage@50")
@@ -34,12 +36,17 @@ def write_tables(
     *,
     quick: bool,
 ) -> None:
-    """Write every job's tables between the markers of the results page.
+    """Write every job's tables between the markers of the results page, and the figure of all.
 
     The last of ``others`` is compared with the rest of them, which are compared with nobody else.
     """
-    text = "\n\n".join(table for job in jobs if (table := render(results, job, rivals, codebooks, others)))
+    labels = [*rivals, *codebooks, *others]
+    measured = {job: found for job in jobs if (found := entries(results, job, labels))}
+    text = "\n\n".join(render(job, found, rivals, codebooks, others) for job, found in measured.items())
     write_between("quick real logs" if quick else "real logs", text)
+    if not quick:
+        kinds = {label: kind for kind, group in zip(KINDS, (codebooks, rivals, others), strict=True) for label in group}
+        draw({job: [glance(one, kinds[one.label]) for one in found] for job, found in measured.items()}, FIGURE)
 
 
 def write_between(marker: str, text: str) -> None:
@@ -96,13 +103,16 @@ def entries(results: Path, job: str, labels: Sequence[str]) -> list[Entry]:
     return [Entry(label, files) for label, files in found if files]
 
 
+def glance(one: Entry, kind: str) -> Row:
+    """An entry in the figure."""
+    (found,) = estimates(one.of_users("recall@50")[:, None])
+    return one.label, kind, found, len(one.rows)
+
+
 def render(
-    results: Path, job: str, rivals: Sequence[str], codebooks: Sequence[str], others: Sequence[str]
-) -> str | None:
-    """One job as Markdown; None where it has no rows."""
-    measured = entries(results, job, [*rivals, *codebooks, *others])
-    if not measured:
-        return None
+    job: str, measured: Sequence[Entry], rivals: Sequence[str], codebooks: Sequence[str], others: Sequence[str]
+) -> str:
+    """One job as Markdown."""
     protocol, first = measured[0].rows[0]["protocol"], measured[0].rows[0]
     lines = [
         f"### {job}",
