@@ -160,6 +160,8 @@ class TensorBatch:
         The targets at valid positions, ``(positions,)``.
     negatives, log_q
         The shared pool and the log-probability with which each was drawn, ``(pool,)``.
+    distinct
+        Targets and negatives, each item once, ``(items,)``.
     """
 
     def __init__(self, batch: Batch, log_q: Tensor) -> None:
@@ -170,6 +172,11 @@ class TensorBatch:
         self.log_q = log_q[self.negatives]
         self.valid = self.targets >= 0
         self.wanted = self.targets[self.valid]
+
+    @property
+    def distinct(self) -> Tensor:
+        distinct: Tensor = torch.unique(torch.cat([self.wanted, self.negatives]))
+        return distinct
 
     def softmax(
         self, users: Tensor, positives: Tensor, negatives: Tensor, temperature: float, hardness: float = 0.0

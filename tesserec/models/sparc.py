@@ -18,7 +18,7 @@ from tesserec.models.neural import NeuralRetriever
 from tesserec.nn.codebook import upkeep
 from tesserec.nn.interests import Posterior, Reader, cell_logits
 from tesserec.nn.losses import bpr, info_nce
-from tesserec.nn.quantisers import CodebookConfig, ResidualQuantiser
+from tesserec.nn.quantisers import CodebookConfig, Quantised, ResidualQuantiser
 from tesserec.training.config import TrainingConfig
 
 
@@ -125,12 +125,12 @@ class SparcNetwork(InterestNetwork):
 
     def losses(self, batch: TensorBatch, progress: float) -> dict[str, Tensor]:
         """The six terms of the paper and two sampled softmaxes; one softmax alone until the codebook is started."""
-        inputs, z, negatives = self.items.lookup(batch.inputs, batch.wanted, batch.negatives)
+        inputs, z, negatives, distinct = self.items.lookup(batch.inputs, batch.wanted, batch.negatives, batch.distinct)
         states = self.states(inputs)
         if not self.quantiser.started:
             return {"softmax": batch.softmax(self.user(states[batch.valid]), z, negatives, self.config.temperature)}
-        step = _Step(self, batch, states, z, negatives)
-        self.quantiser.update(step.quantised)
+        step = _Step(self, batch, states, z, negatives, distinct)
+        self.quantiser.update(step.divided)
         weights = {name: self._weight(name, progress) for name in SparcWeights.model_fields if self._weight(name, 1)}
         return {name: weight * getattr(step, name)() for name, weight in weights.items()}
 
@@ -215,8 +215,11 @@ class SparcNetwork(InterestNetwork):
 class _Step:
     """What the loss terms of a step share, each part computed when the first term asks for it."""
 
-    def __init__(self, network: SparcNetwork, batch: TensorBatch, states: Tensor, z: Tensor, negatives: Tensor) -> None:
-        self.network, self.batch, self.states, self.z, self.negatives = network, batch, states, z, negatives
+    def __init__(
+        self, network: SparcNetwork, batch: TensorBatch, states: Tensor, z: Tensor, negatives: Tensor, distinct: Tensor
+    ) -> None:
+        self.network, self.batch, self.states = network, batch, states
+        self.z, self.negatives, self.distinct = z, negatives, distinct
         self.temperature = network.config.temperature
         self.quantised = network.quantiser(z)
         self.code = self.quantised.codes[:, 0]
@@ -229,6 +232,12 @@ class _Step:
         self.drawn = chance < config.query_drawn_share
         self.whole = ~self.drawn & (chance > 1 - (1 - config.query_drawn_share) * config.query_sum_share)
         self.other = torch.randperm(len(z), device=z.device)
+
+    @cached_property
+    def divided(self) -> Quantised:
+        """What the codebook makes of each item once: it is to divide the catalogue, not the traffic."""
+        quantised: Quantised = self.network.quantiser(self.distinct)
+        return quantised
 
     @cached_property
     def users(self) -> Tensor:
@@ -271,7 +280,7 @@ class _Step:
         return F.softplus(-self.match).mean() + F.softplus(mismatch).mean()
 
     def rq(self) -> Tensor:
-        return self.network.quantiser.loss(self.z, self.quantised)
+        return self.network.quantiser.loss(self.distinct, self.divided)
 
     def shuffle(self) -> Tensor:
         swapped = (self.mistaken * self.z).sum(-1) / self.temperature
@@ -306,12 +315,13 @@ class Sparc(NeuralRetriever):
 
     Notes
     -----
-    Ours, where the paper is silent or unknown to us: one causal encoder under all heads, trained at every position;
-    a sampled softmax with log-Q correction beside BCE, since public logs have no impressions, and BCE's negatives are
+    Ours, where the paper is silent or unknown to us: one causal encoder under all heads, trained at every position; a
+    sampled softmax with log-Q correction beside BCE, since public logs have no impressions, and BCE's negatives are
     other rows of the batch under their own interest; cosine similarity; the reader's residual form; a single-vector
-    warm-up, then k-means, and that model's own softmax beside the other terms from then on, at a falling learning
-    rate; dead codes restart on random residuals after each epoch; the weights, and the ramp of the BPR weight;
-    contrastive rows of the same item are masked.
+    warm-up, then k-means, and that model's own softmax beside the other terms from then on, at a falling learning rate;
+    the quantiser's own terms see each item of a step once, negatives too, since codes that learn where the traffic is
+    leave most items to few of them; dead codes restart on random residuals after each epoch; the weights, and the ramp
+    of the BPR weight; contrastive rows of the same item are masked.
 
     Against the paper, since it ranked better: most training queries take a code drawn from the posterior, because a
     reader that only ever sees the target's code trusts it too much when it has to be guessed; the whole reconstruction,

@@ -69,6 +69,20 @@ def test_their_own_loss_moves_codewords_unless_they_are_frozen(coupling, moves):
     assert ("quantiser.codebooks" in gradients(network, task.losses(batch, 1.0))) == moves
 
 
+def test_the_codebook_divides_the_catalogue_not_the_traffic():
+    codebook = SPARC["codebook"] | {"update": "ema", "decay": 0.0}
+    network, task, batch = network_and_batch({"codebook": codebook}, **only("rq"))
+    taken = batch.targets[batch.targets >= 0].tolist()
+    once = torch.tensor(sorted({*taken, *batch.negatives.tolist()}))
+    assert len(once) < len(taken) + len(batch.negatives)
+    z = network.items.all()[once]
+    codes = network.quantiser.assign(z)
+    expected = network.quantiser.loss(z, network.quantiser(z))
+    torch.testing.assert_close(task.losses(batch, 1.0)["rq"], expected)
+    used = torch.stack([torch.bincount(level, minlength=network.codes) for level in codes.T])
+    torch.testing.assert_close(network.quantiser.counts, used.float())
+
+
 def test_terms_of_no_weight_cost_nothing(monkeypatch):
     network, task, batch = network_and_batch(**only("single"))
     for part in ("interest_vectors", "posterior_logits"):
