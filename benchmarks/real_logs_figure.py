@@ -42,7 +42,7 @@ def draw(logs: Mapping[str, Sequence[Row]], path: Path) -> None:
 def _panel(axes: Axes, log: str, rows: Sequence[Row]) -> None:
     ordered = sorted((row for row in rows if row[0] != "popularity"), key=lambda row: row[2].value)
     for place, (_, kind, found, seeds) in enumerate(ordered):
-        spread = [[found.value - (found.low or 0.0)], [(found.high or 0.0) - found.value]]
+        spread = [[found.value - found.low], [found.high - found.value]]
         face = KINDS[kind] if seeds > 1 else "white"
         axes.errorbar(found.value, place, xerr=spread, fmt="o", color=KINDS[kind], markerfacecolor=face, markersize=4.5)
     axes.set_yticks(np.arange(len(ordered)), [label for label, *_ in ordered])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ FIGURE = PAGE.parent / "images" / "results-real-logs.svg"
 PAIRED = ("recall@10", "recall@50")
 COLUMNS = ("recall@10", "ndcg@10", "recall@50", "recall@50/novel")
 MEANS = ("tail_recall@50", "coverage@50")
+
+Intervals = dict[tuple[str, str], Estimate]
+"""Estimates by an entry's label and a metric."""
 
 
 def slug(label: str) -> str:
@@ -42,11 +45,12 @@ def write_tables(
     """
     labels = [*rivals, *codebooks, *others]
     measured = {job: found for job in jobs if (found := entries(results, job, labels))}
-    text = "\n\n".join(render(job, found, rivals, codebooks, others) for job, found in measured.items())
+    known = {job: intervals(found) for job, found in measured.items()}
+    text = "\n\n".join(render(job, measured[job], known[job], rivals, codebooks, others) for job in measured)
     write_between("quick real logs" if quick else "real logs", text)
     if not quick:
         kinds = {label: kind for kind, group in zip(KINDS, (codebooks, rivals, others), strict=True) for label in group}
-        draw({job: [glance(one, kinds[one.label]) for one in found] for job, found in measured.items()}, FIGURE)
+        draw({job: glance(measured[job], known[job], kinds) for job in measured}, FIGURE)
 
 
 def write_between(marker: str, text: str) -> None:
@@ -103,14 +107,25 @@ def entries(results: Path, job: str, labels: Sequence[str]) -> list[Entry]:
     return [Entry(label, files) for label, files in found if files]
 
 
-def glance(one: Entry, kind: str) -> Row:
-    """An entry in the figure."""
-    (found,) = estimates(one.of_users("recall@50")[:, None])
-    return one.label, kind, found, len(one.rows)
+def intervals(measured: Sequence[Entry]) -> Intervals:
+    """The accuracy of every entry, all at once, since they share the draws, which cost the most."""
+    having = [(one, name) for one in measured for name in COLUMNS if one.has(name)]
+    found = estimates(np.stack([one.of_users(name) for one, name in having], axis=1))
+    return {(one.label, name): value for (one, name), value in zip(having, found, strict=True)}
+
+
+def glance(measured: Sequence[Entry], known: Intervals, kinds: Mapping[str, str]) -> list[Row]:
+    """The entries of a job in the figure."""
+    return [(one.label, kinds[one.label], known[one.label, "recall@50"], len(one.rows)) for one in measured]
 
 
 def render(
-    job: str, measured: Sequence[Entry], rivals: Sequence[str], codebooks: Sequence[str], others: Sequence[str]
+    job: str,
+    measured: Sequence[Entry],
+    known: Intervals,
+    rivals: Sequence[str],
+    codebooks: Sequence[str],
+    others: Sequence[str],
 ) -> str:
     """One job as Markdown."""
     protocol, first = measured[0].rows[0]["protocol"], measured[0].rows[0]
@@ -121,7 +136,7 @@ def render(
         f"{'excluded' if protocol['exclude_seen'] else 'kept'}, ties by item order, fingerprint "
         f"`{first['fingerprint'][:12]}`. Means over seeds with 95 % bootstrap intervals over users.",
         "",
-        *quality(measured),
+        *quality(measured, known),
         *interests(measured),
         *paired(measured, rivals, codebooks),
         *several_against_one(measured),
@@ -136,15 +151,11 @@ def render(
     return "\n".join(lines)
 
 
-def quality(measured: Sequence[Entry]) -> list[str]:
+def quality(measured: Sequence[Entry], known: Intervals) -> list[str]:
     """Accuracy, and what it cost."""
     lines = _head("model", *COLUMNS, *MEANS, "seeds", "device", "epochs", "training steps")
-    having = [(one, name) for one in measured for name in COLUMNS if one.has(name)]
-    # All at once, since they share the draws, which cost the most.
-    found = estimates(np.stack([one.of_users(name) for one, name in having], axis=1))
-    interval = {(one.label, name): _interval(value) for (one, name), value in zip(having, found, strict=True)}
     for one in measured:
-        cells = [interval.get((one.label, name), "") for name in COLUMNS]
+        cells = [_interval(known[one.label, name]) if one.has(name) else "" for name in COLUMNS]
         cells += [_number(one.mean("metrics", name, "value")) for name in MEANS]
         epochs = one.mean("epochs")
         cells += [str(len(one.rows)), one.device, "" if epochs is None else f"{epochs:.0f}"]

@@ -125,11 +125,12 @@ class SparcNetwork(InterestNetwork):
 
     def losses(self, batch: TensorBatch, progress: float) -> dict[str, Tensor]:
         """The six terms of the paper and two sampled softmaxes; one softmax alone until the codebook is started."""
-        inputs, z, negatives, distinct = self.items.lookup(batch.inputs, batch.wanted, batch.negatives, batch.distinct)
+        once = (batch.distinct,) if self.quantiser.started else ()
+        inputs, z, negatives, *distinct = self.items.lookup(batch.inputs, batch.wanted, batch.negatives, *once)
         states = self.states(inputs)
         if not self.quantiser.started:
             return {"softmax": batch.softmax(self.user(states[batch.valid]), z, negatives, self.config.temperature)}
-        step = _Step(self, batch, states, z, negatives, distinct)
+        step = _Step(self, batch, states, z, negatives, *distinct)
         self.quantiser.update(step.divided)
         weights = {name: self._weight(name, progress) for name in SparcWeights.model_fields if self._weight(name, 1)}
         return {name: weight * getattr(step, name)() for name, weight in weights.items()}
