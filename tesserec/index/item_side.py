@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 from tesserec.data.features import Vocabulary
 from tesserec.errors import ArtefactError, DataError
 from tesserec.files import read_json
-from tesserec.index.arrays import map_array
 from tesserec.index.user_side import session
 
 FILE = "items.json"
-THRESHOLDS = "thresholds.npy"
 _PAIRS = 1 << 18
 Floats = NDArray[np.float32]
 
@@ -26,9 +24,8 @@ class ItemSide:
     ``item_encoder.onnx``, where the model reads features, turns ``numbers`` (float32 ``(items, numbers)``) and codes of
     each column of categories (int64 ``(items, most)``, padded with 0) into ``raw`` vectors ``(items, dim)``.
     ``place.onnx`` turns these into ``vectors`` as the index holds them ``(items, width)`` and ``cells`` ``(items,)``;
-    or, for a model with lists, ``vectors`` as histories are read and ``scores`` in every list ``(items, codes)``, and
-    ``thresholds.npy``, float32 ``(codes,)``, is what a score must reach. ``items.json`` holds ``dim`` and the
-    vocabulary.
+    or, for a model with lists, ``vectors`` as histories are read and ``scores`` in every list ``(items, codes)``, less
+    what a list asks of its items. ``items.json`` holds ``dim`` and the vocabulary.
 
     Parameters
     ----------
@@ -49,8 +46,6 @@ class ItemSide:
             self.vocabulary = None if given is None else Vocabulary.from_json(given)
         except (KeyError, TypeError, ValueError) as error:
             raise ArtefactError(f"{folder / FILE} does not describe an item side ({error}); publish again") from None
-        path = folder / THRESHOLDS
-        self.thresholds = map_array(path, "<f4", 1) if path.exists() else None
         self._place = session(folder / "place.onnx", threads=1)
         self._encoder = None if given is None else session(folder / "item_encoder.onnx", threads=1)
 
@@ -82,15 +77,15 @@ class ItemSide:
     def listed(self, raw: Floats) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64], Floats]:
         """Vectors ``(items, dim)`` of raw ones, and row, code and score of each list that an item has a place in.
 
-        An item is in every list in which its score is above zero and reaches the threshold.
+        An item is in every list in which its score is above zero.
         """
-        assert self.thresholds is not None
         vectors, rows, codes, kept = [], [], [], []
-        batch = max(1, _PAIRS // max(1, len(self.thresholds)))
+        lists = self._place.get_outputs()[1].shape[1]
+        batch = max(1, _PAIRS // max(1, lists))
         for start in range(0, len(raw), batch):
             given = np.ascontiguousarray(raw[start : start + batch], np.float32)
             own, scores = self._place.run(["vectors", "scores"], {"raw": given})
-            row, code = np.nonzero((scores > 0) & (scores >= self.thresholds))
+            row, code = np.nonzero(scores > 0)
             vectors.append(own)
             rows.append(row + start)
             codes.append(code)

@@ -26,14 +26,14 @@ from tesserec.index.bundle import Bundle, locked, publish_locked, publish_whole
 from tesserec.index.catalogue import Catalogue
 from tesserec.index.changes import Changes, Entries
 from tesserec.index.item_side import FILE as ITEM_SIDE
-from tesserec.index.item_side import THRESHOLDS, ItemSide
+from tesserec.index.item_side import ItemSide
 from tesserec.index.postings import VectorPostings
 from tesserec.index.score_postings import ScorePostings
 from tesserec.index.searcher import Searcher
 from tesserec.index.user_side import ConstantSide, OnnxScoreSide
 
 LIKE = "like"
-_KEPT = ("*.onnx", "user_side.json", ITEM_SIDE, THRESHOLDS, "codebook.safetensors")
+_KEPT = ("*.onnx", "user_side.json", ITEM_SIDE, "codebook.safetensors")
 _OWN = ("kind", "format", "tesserec", "files", "checksum", "base", "base_checksum", "edit")
 Floats = NDArray[np.float32]
 Items = NDArray[np.int32]

@@ -64,11 +64,7 @@ def export_network(network: Network, folder: Path) -> None:
 
 
 def export_lists(network: SparCodeNetwork, folder: Path) -> None:
-    """Write ``tokens.onnx``, ``history.npy`` and ``user_side.json`` for a network that names lists of scored items.
-
-    And the item side, with ``thresholds.npy``: what each list asks of a score, float32 ``(lists,)``. That is nothing,
-    for its cut is off the score already.
-    """
+    """Write ``tokens.onnx``, ``history.npy``, ``user_side.json`` and the item side for a network with scored lists."""
     network = copy.deepcopy(network).cpu().eval()
     dim, batch = network.width, torch.export.Dim.DYNAMIC
     with torch.no_grad():
@@ -83,7 +79,6 @@ def export_lists(network: SparCodeNetwork, folder: Path) -> None:
         np.save(folder / "history.npy", network.item_vectors().numpy().astype("<f4"))
     facts = {"max_length": network.config.encoder.max_length, "codes": int(network.listed.sum()), "dim": dim}
     write_json(folder / "user_side.json", {"kind": "onnx-codes", **facts})
-    np.save(folder / "thresholds.npy", np.zeros(len(network.cuts), "<f4"))
     export_items(network, folder, _Score(network), "scores")
 
 

@@ -44,27 +44,26 @@ def to_cells(dim=4, cells=6, seed=0):
     return np.random.default_rng(seed + 1).normal(size=(dim, cells)).astype(np.float32)
 
 
-def write_items(folder, dim=4, cells=6, seed=0, vocabulary=None, thresholds=None):
+def write_items(folder, dim=4, cells=6, seed=0, vocabulary=None, cuts=None):
     """The cell is that of the largest of ``cells`` linear maps; the encoder adds a vector for each number and category.
 
-    With ``thresholds`` the maps are scores in lists. ``vocabulary`` is of one categorical and one numeric column, or
-    None for a model without features.
+    With ``cuts`` the maps less these are scores in lists. ``vocabulary`` is of one categorical and one numeric column,
+    or None for a model without features.
     """
     rng = np.random.default_rng(seed + 2)
-    where = ("cells", I64, ["b"]) if thresholds is None else ("scores", F32, ["b", cells])
+    where = ("cells", I64, ["b"]) if cuts is None else ("scores", F32, ["b", cells])
     place = _graph(
         [
             helper.make_node("Identity", ["raw"], ["vectors"]),
-            helper.make_node("MatMul", ["raw", "to_cells"], ["scores"]),
+            helper.make_node("MatMul", ["raw", "to_cells"], ["mapped"]),
+            helper.make_node("Sub", ["mapped", "cuts"], ["scores"]),
             helper.make_node("ArgMax", ["scores"], ["cells"], axis=1, keepdims=0),
         ],
         [("raw", F32, ["b", dim])],
         [("vectors", F32, ["b", dim]), where],
-        {"to_cells": to_cells(dim, cells, seed)},
+        {"to_cells": to_cells(dim, cells, seed), "cuts": np.zeros(cells, np.float32) if cuts is None else cuts},
     )
     onnx.save(place, folder / "place.onnx")
-    if thresholds is not None:
-        np.save(folder / "thresholds.npy", thresholds)
     if vocabulary is not None:
         (values,) = vocabulary["values"].values()
         encoder = _graph(

@@ -1,4 +1,4 @@
-"""Lists that gain and lose items: any sequence of edits answers as one rebuild with the same thresholds."""
+"""Lists that gain and lose items: any sequence of edits answers as one rebuild with the same cuts."""
 
 import numpy as np
 import polars as pl
@@ -24,10 +24,10 @@ from tests.index import onnx_model
 from tests.index.test_living import CELLS, DIM, ROLES, SETUP, SLOW, STEPS, N, answers, edit, table
 
 
-def build_lists(vectors, thresholds):
-    """Every list has the items whose score is above zero and reaches its threshold."""
-    scores = vectors @ onnx_model.to_cells(DIM, CELLS)
-    item, code = np.nonzero((scores > 0) & (scores >= thresholds))
+def build_lists(vectors, cuts):
+    """Every list has the items whose score less its cut is above zero."""
+    scores = vectors @ onnx_model.to_cells(DIM, CELLS) - cuts
+    item, code = np.nonzero(scores > 0)
     return ScorePostings.build(code, item, scores[item, code], n_codes=CELLS, size=len(vectors))
 
 
@@ -35,28 +35,28 @@ def publish_lists(root, features=True):
     """Lists that kept their best ten, and the vectors of the items."""
     rows = table([f"i{n}" for n in range(N)])
     vectors = np.random.default_rng(1).normal(size=(N, DIM)).astype(np.float32)
-    thresholds = np.maximum(np.sort(vectors @ onnx_model.to_cells(DIM, CELLS), axis=0)[-10], 0).astype(np.float32)
-    thresholds -= 1e-6
+    scores = np.sort(vectors @ onnx_model.to_cells(DIM, CELLS), axis=0)
+    cuts = np.maximum((scores[-10] + scores[-11]) / 2, 0)
     vocabulary = Vocabulary.of(rows, ROLES).to_json() if features else None
 
     def write(folder):
         folder.mkdir(exist_ok=True)
         onnx_model.write_weigher(folder, vectors, CELLS)
-        onnx_model.write_items(folder, DIM, CELLS, vocabulary=vocabulary, thresholds=thresholds)
+        onnx_model.write_items(folder, DIM, CELLS, vocabulary=vocabulary, cuts=cuts)
 
     write(root.parent / "workbench")
     catalogue = Catalogue(IdMap(rows["id"]), rows, ROLES, True, np.arange(N, 0, -1))
     side = OnnxScoreSide(root.parent / "workbench")
-    searcher = Searcher(catalogue, side, build_lists(vectors, thresholds), Policy(interests=1))
+    searcher = Searcher(catalogue, side, build_lists(vectors, cuts), Policy(interests=1))
     publish(root, searcher, write, {"model": "tiny-lists"})
-    return vectors, thresholds
+    return vectors, cuts
 
 
 @settings(SLOW, max_examples=6)
 @given(STEPS)
 def test_any_sequence_of_edits_of_lists_equals_one_rebuild(tmp_path_factory, steps):
     root = tmp_path_factory.mktemp("living") / "bundles"
-    vectors, thresholds = publish_lists(root)
+    vectors, cuts = publish_lists(root)
     encode = ItemSide(root.parent / "workbench").encode
     trained = {f"i{n}": vectors[n] for n in range(N)}
     live, given = edit(root, steps)
@@ -71,7 +71,7 @@ def test_any_sequence_of_edits_of_lists_equals_one_rebuild(tmp_path_factory, ste
     rows = old.catalogue.table[old.catalogue.items.encode(live).astype(np.int64)]
     catalogue = Catalogue(IdMap(rows["id"]), rows, ROLES, True, np.ones(len(live), np.int64))
     side = old.side.with_vectors(held.__getitem__, len(live))
-    plain = Searcher(catalogue, side, build_lists(held, thresholds), old.policy)
+    plain = Searcher(catalogue, side, build_lists(held, cuts), old.policy)
     compacted = [] if bundle.base == bundle.path else [Bundle.open(compact(root).parent)]
     for one in (bundle, *compacted):
         for asked in ({}, {"exclude_seen": False}):
@@ -147,7 +147,7 @@ def test_damaged_changes_of_lists_are_refused_by_name(tmp_path, file, damage):
         Bundle.open(root)
 
 
-@pytest.mark.parametrize("file", ["counts", "history", "thresholds"])
+@pytest.mark.parametrize("file", ["counts", "history"])
 def test_a_damaged_base_of_changes_is_refused_by_name(tmp_path, file):
     """What says which items are new, what lists took them, and what histories are read by."""
     publish_lists(root := tmp_path / "bundles")

@@ -137,6 +137,16 @@ def test_with_the_exact_normaliser_items_learn_from_the_full_softmax_alone_and_t
     assert reached == {"tilt.weight", "lift"}
 
 
+def test_with_the_exact_normaliser_the_posterior_learns_from_positions_evenly_among_those_of_a_step(monkeypatch):
+    network = network_with_cells(reader_rank=0, normaliser="exact").eval()
+    batch = some_batch(network)
+    monkeypatch.setattr("tesserec.models.tessera.HEAD_POSITIONS", len(batch.wanted) // 3)
+    users = network.user(network.states(network.items.all()[batch.inputs])[batch.valid]) / network.config.temperature
+    logits = network.cell_logits(users[::3], network.moments(network.items.all()))
+    wanted = F.cross_entropy(logits, network.cells()[batch.wanted[::3]])
+    assert network.losses(batch, 0.0)["cell"].item() == pytest.approx(wanted.item(), abs=1e-5)
+
+
 def slope(term, parameter):
     """Size of a term's gradient; 0 where it does not reach."""
     (gradient,) = torch.autograd.grad(term, parameter, retain_graph=True, allow_unused=True)
