@@ -62,7 +62,7 @@ def step_times(rounds: int) -> dict[str, Any]:
         parts = layout.cells * PARTS + layout.place % PARTS
         moments = Moments.of(table, parts, n_parts)
         with torch.autocast("cpu", enabled=False):  # as in the model
-            mass = moments.log_mass_of_groups(users, torch.arange(n_parts).view(-1, PARTS))
+            mass = moments.log_mass_of_cells(users, len(layout.sizes))
         return F.cross_entropy(mass, layout.cells[targets]) + cell_softmax(users, table, targets, layout)
 
     default = max(losses.LEAST_ROWS, losses.CHUNK_LOGITS // ITEMS)

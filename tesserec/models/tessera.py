@@ -19,7 +19,7 @@ from tesserec.index.contract import Policy
 from tesserec.models.codebooks import WarmConfig
 from tesserec.models.network import Network, TensorBatch, last_valid
 from tesserec.models.neural import NeuralRetriever, TorchSide, some_users
-from tesserec.nn.cells import members, start_cells, step_cells
+from tesserec.nn.cells import nearest_part, split_cells, start_cells, step_cells
 from tesserec.nn.codebook import judge
 from tesserec.nn.estimators import squared_distances
 from tesserec.nn.factorised import Layout, LowRankReader, Moments, best_heat, cell_softmax
@@ -36,7 +36,7 @@ class TesseraConfig(WarmConfig):
     parts
         Parts of a cell, whose moments say how likely the cell is; more cost more and see more of its items.
     balance
-        Largest size of a cell as a multiple of the mean, and of a part.
+        Largest size of a cell as a multiple of the mean.
     normaliser
         What the likelihood of a target is normalised over: ``exact`` every item, as in the full softmax, and the
         posterior learns beside it; ``moments`` the moments of parts and the items of the target's cell, whose cost
@@ -44,7 +44,7 @@ class TesseraConfig(WarmConfig):
     warmup_epochs
         Epochs in which the whole catalogue is one cell, which makes the loss the full softmax; then k-means divides it.
     settle_epochs
-        Epochs after the warm-up at whose end items move over to the part that they have come nearest to.
+        Epochs after the warm-up at whose end items move over to the cell that they have come nearest to.
     spread
         Weight of the mean squared distance of items from the middle of their part. Per item its pull is
         ``spread * targets / items`` beside the item's own targets, so less is needed where items have more events.
@@ -87,8 +87,6 @@ class TesseraNetwork(Network):
     """
 
     part_of: Tensor
-    parts_of: Tensor
-    cell_of_part: Tensor
     version: Tensor
     log_sizes: Tensor
     means: Tensor
@@ -113,17 +111,11 @@ class TesseraNetwork(Network):
         self.lift = nn.Parameter(torch.zeros(config.codes))
         nn.init.zeros_(self.tilt.weight)
         self.reader = LowRankReader(dim, config.reader_rank, config.reader_dropout) if config.reader_rank else None
-        cells = torch.arange(config.codes).repeat_interleave(config.parts)
-        self.register_buffer("cell_of_part", cells)
-        self.register_buffer("parts_of", members(cells, config.codes, self._most(config.parts)))
         self.register_buffer("part_of", torch.zeros(items, dtype=torch.int64))
         self.register_buffer("version", torch.tensor(0))
         self.register_buffer("heat", torch.tensor(1.0))
         for name, value in vars(self.moments(self.items.all())).items():
             self.register_buffer(name, value)
-
-    def _most(self, mean: float) -> int:
-        return math.ceil(float(self.config.balance) * mean)
 
     @property
     def layout(self) -> Layout:
@@ -136,7 +128,7 @@ class TesseraNetwork(Network):
 
     def moments(self, items: Tensor) -> Moments:
         """Moments of item vectors ``(items, dim)`` by part, differentiable in the vectors."""
-        return Moments.of(items, self.part_of, len(self.cell_of_part))
+        return Moments.of(items, self.part_of, self.codes * self.config.parts)
 
     def losses(self, batch: TensorBatch, progress: float) -> dict[str, Tensor]:
         """``item``, ``cell`` and ``spread``; before the cells are started ``item`` alone, the full softmax.
@@ -167,14 +159,14 @@ class TesseraNetwork(Network):
         """
         with torch.autocast(users.device.type, enabled=False):
             users = users.float()
-            mass = moments.log_mass_of_groups(users + self.tilt(users), self.parts_of)
+            mass = moments.log_mass_of_cells(users + self.tilt(users), self.codes)
             return (mass + self.lift) / self.heat
 
     def _read(self, users: Tensor, cells: Tensor, moments: Moments) -> Tensor:
         """User vectors of cells, ``(..., dim)`` and ``(...)``; shapes broadcast."""
         if self.reader is None:
             return users.expand(*cells.shape, -1)
-        read: Tensor = self.reader(users, F.embedding(cells, moments.means_of_groups(self.parts_of).detach()))
+        read: Tensor = self.reader(users, F.embedding(cells, moments.means_of_cells(self.codes).detach()))
         return read
 
     def encode(self, vectors: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
@@ -192,7 +184,7 @@ class TesseraNetwork(Network):
 
     def cells(self) -> Tensor:
         """Cell of every item, ``(items,)``."""
-        return self.cell_of_part[self.part_of]
+        return self.part_of // int(self.config.parts)
 
     def item_codes(self) -> tuple[Tensor, int] | None:
         """The cells, once there are any."""
@@ -200,59 +192,54 @@ class TesseraNetwork(Network):
 
     @torch.no_grad()
     def start(self, epoch: int, seed: int) -> dict[str, Any]:
-        """The first parts, by k-means on items, and cells of them, by k-means on parts."""
+        """The first cells, by k-means on items, and parts of each."""
         items, rng = self.items.all(), np.random.default_rng(seed)
-        self.part_of.copy_(start_cells(items, len(self.cell_of_part), self._items_of_a_part, rng))
-        means = self.moments(items).means
-        self._group(start_cells(means, self.codes, self._most(self.config.parts), rng))
-        return self._settled(items, epoch)
-
-    def _group(self, cell_of_part: Tensor) -> None:
-        self.cell_of_part.copy_(cell_of_part)
-        self.parts_of.copy_(members(cell_of_part, self.codes, self.parts_of.shape[1]))
+        return self._settle(items, start_cells(items, self.codes, self._cap, rng), epoch, rng)
 
     @torch.no_grad()
     def end_epoch(self, epoch: int, seed: int) -> dict[str, Any]:
-        """Let items move to the nearest part and parts to the nearest cell; reports health and churn of cells."""
+        """Let items move to the nearest cell and divide each cell anew; reports health and churn of cells."""
         items, before = self.items.all(), self.cells()
         if self.version > self.config.settle_epochs:
             self._measure(items)
             return {}
-        self.part_of.copy_(step_cells(items, self.part_of, self.means, self._items_of_a_part))
-        means = self.moments(items).means
-        self._group(step_cells(means, self.cell_of_part, means[: self.codes], self._most(self.config.parts)))
-        return {"codebook/churn": float((self.cells() != before).float().mean())} | self._settled(items, epoch)
+        now = step_cells(items, before, self.codes, self._cap)
+        settled = self._settle(items, now, epoch, np.random.default_rng((seed, epoch)))
+        return {"codebook/churn": float((now != before).float().mean())} | settled
 
     @property
-    def _items_of_a_part(self) -> int:
-        return self._most(len(self.part_of) / len(self.cell_of_part))
+    def _cap(self) -> int:
+        return math.ceil(float(self.config.balance) * len(self.part_of) / self.codes)
 
     def _measure(self, items: Tensor) -> None:
         for name, value in vars(self.moments(items)).items():
             getattr(self, name).copy_(value)
 
-    def _settled(self, items: Tensor, epoch: int) -> dict[str, Any]:
+    def _settle(self, items: Tensor, cells: Tensor, epoch: int, rng: np.random.Generator) -> dict[str, Any]:
+        self.part_of.copy_(split_cells(items, cells, self.codes, self.config.parts, rng))
         self._measure(items)
         self.version += 1
-        health = judge(self.cells()[:, None].cpu().numpy(), self.codes, epoch)
+        health = judge(cells[:, None].cpu().numpy(), self.codes, epoch)
         return health | {"codebook/version": int(self.version)}
-
-    def _nearest_part(self, items: Tensor) -> Tensor:
-        """The nearest part that holds items, ``(items,)``."""
-        empty = self.log_sizes == -torch.inf  # their means are zero, which says nothing
-        return squared_distances(items, self.means).masked_fill(empty, torch.inf).argmin(1)
 
     @torch.no_grad()
     def place(self, vectors: Tensor) -> Tensor:
-        """See :meth:`Network.place`: the cell of the nearest part."""
-        return self.cell_of_part[self._nearest_part(vectors)]
+        """See :meth:`Network.place`: the nearest cell that holds items."""
+        moments = self._kept_moments
+        # The mean of an empty cell is zero, which says nothing.
+        empty = moments.empty.view(self.codes, -1).all(1)
+        away = squared_distances(vectors, moments.means_of_cells(self.codes))
+        return away.masked_fill(empty, torch.inf).argmin(1)
 
     @torch.no_grad()
     def welcome(self, new: Tensor) -> None:
-        """See :meth:`Network.welcome`: into the part with items whose mean is nearest, and so into its cell."""
+        """See :meth:`Network.welcome`: into the nearest cell that holds items, and into the nearest part there."""
         items = self.items.all()
         if self.version:
-            self.part_of[new] = self._nearest_part(items[new])
+            moments = self._kept_moments
+            middles = moments.means.masked_fill(moments.empty[:, None], torch.inf)
+            some = items[new]
+            self.part_of[new] = nearest_part(some, self.place(some), middles.view(self.codes, -1, some.shape[1]))
         self._measure(items)
 
 
@@ -273,10 +260,11 @@ class Tessera(NeuralRetriever):
     catalogues that allow it the full softmax trains user and item vectors, and the posterior's correction learns the
     target's cell beside it. On larger ones the posterior and an exact softmax within the target's cell, one small
     matrix product for each cell that the batch needs, train them together. *Cells*: after a warm-up as a full softmax
-    (one cell), k-means on items makes parts and k-means on parts makes cells; then a Lloyd step of both after each
-    epoch from their present means, so that part and cell keep their identity; none grows beyond a cap. ``spread`` draws
-    items towards the middle of their part. *Calibration*: after training, one temperature for both factors, the one
-    under which the posterior gives the cells of held-out items of validation users the largest likelihood.
+    (one cell), k-means on items makes cells; then a Lloyd step after each epoch from their present means, so that a
+    cell keeps its identity; none grows beyond a cap. k-means inside each makes its parts, anew after each epoch.
+    ``spread`` draws items towards the middle of their part. *Calibration*: after training, one temperature for both
+    factors, the one under which the posterior gives the cells of held-out items of validation users the largest
+    likelihood.
     """
 
     name = "tessera"

@@ -1,7 +1,7 @@
 """Cells of the catalogue: every item in exactly one, none above a cap, and identities that outlive a move of items.
 
 A cell's centre is the mean of its items. Lloyd steps from the present centres keep what a cell stands for, while items
-change over to where they belong by now.
+change over to where they belong by now. Inside a cell items may lie in parts, which have no identity to keep.
 """
 
 from __future__ import annotations
@@ -16,14 +16,10 @@ CANDIDATES = 8
 """Nearest cells that an item tries in turn while they are full."""
 
 
-def members(owner: Tensor, owners: int, most: int) -> Tensor:
-    """What each owner has, ``(owners, most)``, from the owner of each ``(rows,)``; padded with the number of rows."""
-    order = torch.argsort(owner, stable=True)
-    sizes = torch.bincount(owner, minlength=owners)
-    rank = torch.arange(len(owner), device=owner.device) - (sizes.cumsum(0) - sizes)[owner[order]]
-    found = torch.full((owners, most), len(owner), device=owner.device)
-    found[owner[order], rank] = order
-    return found
+SPLIT_ROUNDS = 10
+"""Lloyd steps that make parts of a cell."""
+BLOCK = 8192
+"""Vectors at a time that are compared with the parts of their cell."""
 
 
 @torch.no_grad()
@@ -32,11 +28,11 @@ def start_cells(vectors: Tensor, cells: int, cap: int, rng: np.random.Generator)
     size = min(len(vectors), KMEANS_POINTS_PER_CODE * cells)
     sample = vectors[torch.from_numpy(rng.choice(len(vectors), size, replace=False)).to(vectors.device)]
     centres = torch.from_numpy(kmeans(sample.float().cpu().numpy(), cells, rng)).to(vectors)
-    return step_cells(vectors, assign_capped(vectors, centres, cap), centres, cap)
+    return step_cells(vectors, assign_capped(vectors, centres, cap), cells, cap)
 
 
 @torch.no_grad()
-def step_cells(vectors: Tensor, cells: Tensor, centres: Tensor, cap: int) -> Tensor:
+def step_cells(vectors: Tensor, cells: Tensor, n_cells: int, cap: int) -> Tensor:
     """Cells after one Lloyd step; an empty one starts again at the item that lies farthest out of its own.
 
     Parameters
@@ -45,13 +41,13 @@ def step_cells(vectors: Tensor, cells: Tensor, centres: Tensor, cap: int) -> Ten
         ``(rows, dim)``.
     cells
         Present cell of each, ``(rows,)``.
-    centres
-        ``(cells, dim)``; read for its size alone where no cell is empty.
+    n_cells
+        Cells.
     cap
         Vectors a cell at most.
     """
-    sizes = torch.bincount(cells, minlength=len(centres))
-    sums = torch.zeros_like(centres).index_add(0, cells, vectors)
+    sizes = torch.bincount(cells, minlength=n_cells)
+    sums = vectors.new_zeros(n_cells, vectors.shape[1]).index_add_(0, cells, vectors)
     means = sums / sizes.clamp(min=1)[:, None]
     empty = torch.nonzero(sizes == 0)[:, 0]
     means[empty] = vectors[(vectors - means[cells]).square().sum(-1).topk(len(empty)).indices]
@@ -99,3 +95,46 @@ def _admit(wanted: Tensor, distances: Tensor, room: Tensor) -> Tensor:
     admitted = torch.full_like(wanted, -1)
     admitted[order[fits]] = cells[fits]
     return admitted
+
+
+@torch.no_grad()
+def split_cells(vectors: Tensor, cells: Tensor, n_cells: int, parts: int, rng: np.random.Generator) -> Tensor:
+    """Parts inside every cell by k-means from items drawn there, ``(rows,)``: part p of cell c is ``c * parts + p``.
+
+    Parameters
+    ----------
+    vectors, cells
+        ``(rows, dim)`` and the cell of each, ``(rows,)``.
+    n_cells, parts
+        Cells, and parts of each; a cell of fewer items leaves parts empty.
+    rng
+        Draws the items.
+    """
+    drawn = torch.from_numpy(rng.permutation(len(vectors))).to(cells.device)
+    drawn = drawn[torch.argsort(cells[drawn], stable=True)]
+    first = torch.searchsorted(cells[drawn], cells[drawn])
+    rank = torch.arange(len(drawn), device=cells.device) - first
+    seeds = drawn[rank < parts]
+    centres = vectors.new_full((n_cells * parts, vectors.shape[1]), torch.inf)
+    centres[cells[seeds] * parts + rank[rank < parts]] = vectors[seeds]
+    for _ in range(SPLIT_ROUNDS):
+        part_of = nearest_part(vectors, cells, centres.view(n_cells, parts, -1))
+        sums = torch.zeros_like(centres).index_add_(0, part_of, vectors)
+        sizes = torch.bincount(part_of, minlength=len(centres))[:, None]
+        centres = (sums / sizes).masked_fill_(sizes == 0, torch.inf)
+    return part_of
+
+
+def nearest_part(vectors: Tensor, cells: Tensor, centres: Tensor) -> Tensor:
+    """The nearest part of its own cell for each vector, ``(rows,)``, numbered as by :func:`split_cells`.
+
+    Parameters
+    ----------
+    vectors, cells
+        ``(rows, dim)`` and the cell of each, ``(rows,)``.
+    centres
+        Middles of parts, infinite where there is nothing, ``(cells, parts, dim)``.
+    """
+    blocks = zip(torch.split(vectors, BLOCK), torch.split(cells, BLOCK), strict=True)
+    near = [(centres[own] - some[:, None]).square().sum(-1).argmin(1) for some, own in blocks]
+    return cells * centres.shape[1] + torch.cat(near)

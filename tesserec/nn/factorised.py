@@ -90,14 +90,14 @@ def _by_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 @dataclass(frozen=True)
 class Moments:
-    """What a user needs to know of cells to give each a probability.
+    """What a user needs to know of the parts of cells to give each cell a probability.
 
     Attributes
     ----------
     log_sizes
-        Logarithm of the number of items, -inf for an empty cell, ``(cells,)``.
+        Logarithm of the number of items, ``EMPTY`` for an empty part, ``(parts,)``.
     means, variances
-        Of the item vectors of a cell, by coordinate, ``(cells, dim)``; zero for an empty cell.
+        Of the item vectors of a part, by coordinate, ``(parts, dim)``; zero for an empty part.
     """
 
     log_sizes: Tensor
@@ -105,52 +105,43 @@ class Moments:
     variances: Tensor
 
     @classmethod
-    def of(cls, items: Tensor, cells: Tensor, n_cells: int) -> Moments:
-        """Moments of item vectors ``(items, dim)`` by cell ``(items,)``, differentiable in the vectors."""
-        sizes = torch.bincount(cells, minlength=n_cells).to(items.dtype)
-        means, variances = _MeansAndVariances.apply(items, cells, sizes)  # type: ignore[no-untyped-call]
-        return cls(sizes.log(), means, variances)
+    def of(cls, items: Tensor, part_of: Tensor, parts: int) -> Moments:
+        """Moments of item vectors ``(items, dim)`` by part ``(items,)``, differentiable in the vectors."""
+        sizes = torch.bincount(part_of, minlength=parts).to(items.dtype)
+        means, variances = _MeansAndVariances.apply(items, part_of, sizes)  # type: ignore[no-untyped-call]
+        return cls(sizes.log().clamp_min(EMPTY), means, variances)
 
     def detach(self) -> Moments:
         """The same without gradients."""
         return Moments(self.log_sizes, self.means.detach(), self.variances.detach())
 
-    def of_groups(self, groups: Tensor) -> Moments:
-        """Of the cells in groups ``(groups, most)``, one after another; where these are padded, of nothing.
-
-        Parameters
-        ----------
-        groups
-            Cells of each group, padded with the number of cells.
-        """
-        flat = groups.flatten()
-        log_sizes = F.pad(self.log_sizes.clamp_min(EMPTY), (0, 1), value=EMPTY)[flat]
-        return Moments(log_sizes, *(F.embedding(flat, F.pad(x, (0, 0, 0, 1))) for x in (self.means, self.variances)))
+    @property
+    def empty(self) -> Tensor:
+        """Which parts hold nothing, ``(parts,)``."""
+        return self.log_sizes <= EMPTY
 
     def log_mass(self, users: Tensor) -> Tensor:
-        """To second order, ``log sum_{i in c} exp(u . z_i)`` of every cell for users ``(rows, dim)``."""
+        """To second order, ``log sum_{i in p} exp(u . z_i)`` of every part for users ``(rows, dim)``."""
         powers = torch.cat([users, 0.5 * users * users], -1)
         return torch.addmm(self.log_sizes, powers, torch.cat([self.means, self.variances], -1).T)
 
-    def log_mass_of_groups(self, users: Tensor, groups: Tensor) -> Tensor:
-        """Log of the summed mass of groups of cells, ``(rows, groups)``; see :meth:`of_groups`."""
-        return self.of_groups(groups).log_mass(users).view(-1, *groups.shape).logsumexp(-1)
+    def log_mass_of_cells(self, users: Tensor, cells: int) -> Tensor:
+        """Log of the summed mass of the parts of each cell, which follow one another, ``(rows, cells)``."""
+        return self.log_mass(users).view(len(users), cells, -1).logsumexp(-1)
 
-    def means_of_groups(self, groups: Tensor) -> Tensor:
-        """Mean item vector of groups of cells, ``(groups, dim)``; see :meth:`of_groups`."""
-        cells = self.of_groups(groups)
-        sizes = cells.log_sizes.exp().view(groups.shape)
-        means = cells.means.view(*groups.shape, -1)
-        return (sizes[..., None] * means).sum(1) / sizes.sum(1, keepdim=True).clamp(min=1)
+    def means_of_cells(self, cells: int) -> Tensor:
+        """Mean item vector of each cell, ``(cells, dim)``; zero for an empty one."""
+        sizes = self.log_sizes.exp().view(cells, -1, 1)
+        return (sizes * self.means.view(cells, -1, self.means.shape[1])).sum(1) / sizes.sum(1).clamp(min=1)
 
     def spread(self) -> Tensor:
-        """Mean squared distance of items from the mean of their cell, a scalar."""
+        """Mean squared distance of items from the mean of their part, a scalar."""
         sizes = self.log_sizes.exp()
         return (sizes @ self.variances.sum(-1)) / sizes.sum()
 
 
 EMPTY = -1e4
-"""Log-mass of nothing; finite, so that a group without items has gradients."""
+"""Log-mass of nothing; finite, so that a cell without items has gradients."""
 
 
 class LowRankReader(nn.Module):

@@ -12,6 +12,7 @@ from tesserec.evaluation.metrics import recall
 from tesserec.models.network import TensorBatch
 from tesserec.models.neural import FitTask
 from tesserec.models.tessera import Tessera, TesseraConfig, TesseraNetwork
+from tesserec.nn.factorised import Moments
 from tests.models.worlds import dataset, fitted, settings, world
 
 OWN = settings("tessera") | {"reader_rank": 4}
@@ -66,17 +67,20 @@ def test_the_served_probability_is_the_trained_one_and_sums_to_one():
 
 
 @torch.no_grad()
-def test_a_new_item_goes_to_the_nearest_part_that_has_items():
+def test_a_new_item_goes_to_the_nearest_cell_that_has_items_and_its_nearest_part():
     network = network_with_cells()
-    new, other = torch.tensor([0]), (int(network.part_of[0]) + 1) % len(network.cell_of_part)
-    network.part_of[network.part_of == network.part_of[0]] = other
+    new, parts = torch.tensor([0]), network.config.parts
+    left, other = int(network.cells()[0]), (int(network.cells()[0]) + 1) % network.codes
+    network.part_of[network.cells() == left] = other * parts  # a cell and some parts hold nothing now
     network._measure(network.items.all())
-    nearest = int(network.part_of[1])
-    for row, wanted in ((torch.zeros(network.means.shape[1]), None), (network.means[nearest].clone(), nearest)):
+    middles = Moments.of(network.items.all(), network.cells(), network.codes).means
+    nearest = int(network.cells()[1])
+    for row, wanted in ((torch.zeros(middles.shape[1]), None), (middles[nearest].clone(), nearest)):
         network.items.table.weight[0] = row
         network.welcome(new)
         assert (network.part_of == network.part_of[0]).sum() > 1
-        assert wanted is None or network.part_of[0] == wanted
+        assert network.cells()[0] == network.place(network.items.all()[:1])[0] != left
+        assert wanted is None or network.cells()[0] == wanted
 
 
 def test_the_search_answers_with_these_probabilities_best_first():
@@ -176,8 +180,7 @@ def test_cells_keep_within_their_cap_and_their_identity_between_epochs():
     with torch.no_grad():
         network.items.table.weight += 0.06 * torch.randn_like(network.items.table.weight)
     figures = network.end_epoch(OWN["warmup_epochs"], seed=0)
-    assert torch.bincount(network.part_of, minlength=24).max() <= 1.2 * 120 / 24
-    assert torch.bincount(network.cell_of_part, minlength=8).max() <= 4
+    assert torch.bincount(network.cells(), minlength=8).max() <= 1.2 * 120 / 8
     assert 0 < figures["codebook/churn"] < 0.25
     assert figures["codebook/churn"] == pytest.approx((network.cells() != first).float().mean().item())
     assert figures["codebook/version"] == 2

@@ -70,7 +70,8 @@ def test_moments_are_mean_and_variance_of_the_items_of_a_cell(vectors):
         assert torch.allclose(moments.means[cell], items[cells == cell].mean(0))
         assert torch.allclose(moments.variances[cell], items[cells == cell].var(0, correction=0), atol=1e-12)
         assert moments.log_sizes[cell].exp().item() == pytest.approx((cells == cell).sum())
-    assert torch.equal(moments.log_sizes[7:], torch.full((2,), -torch.inf))
+    assert moments.empty.tolist() == 7 * [False] + 2 * [True]
+    assert torch.equal(moments.log_sizes[7:].exp(), torch.zeros(2, dtype=torch.float64))
 
 
 @pytest.mark.usefixtures("block")
@@ -85,18 +86,18 @@ def test_moments_carry_gradients_to_items(vectors):
     assert torch.autograd.gradcheck(loss, items, atol=1e-4)
 
 
-def test_the_mass_of_groups_is_the_sum_of_their_cells_and_padding_weighs_nothing(vectors):
+def test_a_cell_has_the_mass_and_the_mean_of_its_parts_and_one_of_empty_parts_none(vectors):
     users, items = vectors
-    moments = Moments.of(items, *scattered())
-    groups = torch.tensor([[0, 3, 9], [5, 9, 9], [7, 8, 9], [1, 2, 4]])  # 9 pads; 7 and 8 are empty
-    mass = moments.log_mass_of_groups(users, groups)
-    for row, cells in enumerate(([0, 3], [5], [7, 8], [1, 2, 4])):
-        expected = moments.log_mass(users)[:, cells].logsumexp(-1)
-        assert mass[:, row].max() < -1000 if row == 2 else torch.allclose(mass[:, row], expected)
-    sizes = moments.log_sizes.exp()
-    pooled = (sizes[[1, 2, 4], None] * moments.means[[1, 2, 4]]).sum(0) / sizes[[1, 2, 4]].sum()
-    assert torch.allclose(moments.means_of_groups(groups)[3], pooled)
-    assert torch.equal(moments.means_of_groups(groups)[2], torch.zeros(6, dtype=torch.float64))
+    part_of, _ = scattered()
+    moments = Moments.of(items, part_of, 10)  # five cells of two parts; 7, 8 and 9 are empty
+    mass, means = moments.log_mass_of_cells(users, 5), moments.means_of_cells(5)
+    for cell in range(4):
+        assert torch.allclose(mass[:, cell].exp(), moments.log_mass(users)[:, 2 * cell : 2 * cell + 2].exp().sum(1))
+        assert torch.allclose(means[cell], items[part_of // 2 == cell].mean(0))
+    assert mass[:, 4].max() < -1000
+    assert torch.equal(means[4], torch.zeros(6, dtype=torch.float64))
+    (slope,) = torch.autograd.grad(F.cross_entropy(mass, part_of[:37] // 2), users)
+    assert slope.isfinite().all()
 
 
 def test_the_second_order_is_exact_for_alike_items_and_near_for_a_large_gaussian_cell():
