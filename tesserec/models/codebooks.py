@@ -1,14 +1,19 @@
-"""What codebook methods share: a warm-up as a single-vector model, and user vectors that carry their denominator."""
+"""What codebook methods share: a warm-up, user vectors that carry their denominator, a posterior that is calibrated."""
 
 from __future__ import annotations
 
+import numpy as np
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import Self
 
+from tesserec.data.dataset import Dataset
 from tesserec.errors import ConfigError
 from tesserec.models.network import Network, NeuralConfig
+from tesserec.models.neural import NeuralRetriever, TorchSide, some_users
+from tesserec.nn.losses import TINY
 
 
 class WarmConfig(NeuralConfig):
@@ -62,3 +67,39 @@ def check_codes(codes: int, items: int) -> None:
         raise ConfigError(
             f"codebook.codes = {codes} for {items} items leaves under two items a code; use at most {items // 2}"
         )
+
+
+BLOCK_USERS = 256
+"""Users whose posterior is asked for at a time."""
+HEATS = torch.logspace(-0.5, 0.5, 101)
+"""Temperatures that a posterior may be given afterwards: a third to three."""
+
+
+def calibrate(model: NeuralRetriever, dataset: Dataset, seed: int) -> None:
+    """Set the temperature of a network's posterior, its buffer ``heat``, by the held-out items of validation users."""
+    network: Network = model.network
+    part = some_users(dataset.valid, model.config.training.validate_users, seed)
+    heat = network.get_buffer("heat").fill_(1.0)
+    side = TorchSide(network)
+    blocks = np.array_split(np.arange(len(part.users)), -(-len(part.users) // BLOCK_USERS))
+    posterior = torch.cat([torch.from_numpy(side.encode(part.histories.take(b)).posterior) for b in blocks])
+    owner = torch.from_numpy(np.repeat(np.arange(len(part.targets)), part.targets.lengths))
+    wanted = network.cells().cpu()[torch.from_numpy(part.targets.compact().values).long()]
+    heat.fill_(best_heat(posterior[owner], wanted))
+    model.__dict__.pop("searcher", None)
+
+
+@torch.no_grad()
+def best_heat(posterior: Tensor, wanted: Tensor) -> float:
+    """The temperature under which a posterior gives held-out cells the largest likelihood (Guo et al. 2017).
+
+    Parameters
+    ----------
+    posterior
+        Probabilities ``(rows, cells)`` at temperature 1.
+    wanted
+        Cell of each row's held-out item, ``(rows,)``.
+    """
+    logits = posterior.clamp_min(TINY).log()
+    losses = [F.cross_entropy(logits / heat, wanted) for heat in HEATS]
+    return float(HEATS[int(torch.stack(losses).argmin())])

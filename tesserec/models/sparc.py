@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tesserec.data.dataset import Dataset
 from tesserec.data.features import ItemFeatures
 from tesserec.index.contract import Merge, Policy
-from tesserec.models.codebooks import InterestNetwork, WarmConfig, check_codes
+from tesserec.models.codebooks import InterestNetwork, WarmConfig, calibrate, check_codes
 from tesserec.models.network import TensorBatch, last_valid
 from tesserec.models.neural import NeuralRetriever
 from tesserec.nn.codebook import upkeep
@@ -110,6 +111,7 @@ class SparcNetwork(InterestNetwork):
     """Shared encoder, residual quantiser over items, posterior tower and interest-conditioned reader."""
 
     log_sizes: Tensor
+    heat: Tensor
 
     def __init__(self, items: int, config: SparcConfig, features: ItemFeatures | None) -> None:
         super().__init__(items, config, features)
@@ -122,6 +124,7 @@ class SparcNetwork(InterestNetwork):
             nn.init.zeros_(self.posterior.codes.weight)
             nn.init.zeros_(self.posterior.codes.bias)
         self.register_buffer("log_sizes", torch.zeros(config.codebook.codes))
+        self.register_buffer("heat", torch.tensor(1.0))
 
     def losses(self, batch: TensorBatch, progress: float) -> dict[str, Tensor]:
         """The six terms of the paper and two sampled softmaxes; one softmax alone until the codebook is started."""
@@ -156,9 +159,9 @@ class SparcNetwork(InterestNetwork):
         return cell_logits(users / self.config.temperature, self.quantiser.codebooks[0].detach(), self.log_sizes)
 
     def encode(self, vectors: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
-        """Posterior over level-0 codes after the last event, and all states."""
+        """Posterior over level-0 codes after the last event, at the temperature ``heat``, and all states."""
         states = self.states(vectors[..., :-1])
-        return torch.softmax(last_valid(self.posterior_logits(states), lengths), -1), states
+        return torch.softmax(last_valid(self.posterior_logits(states), lengths) / self.heat, -1), states
 
     def read(self, interests: Tensor, lengths: Tensor, *state: Tensor) -> Tensor:
         """User vectors of level-0 codes ``(batch, interests)``; products with items are ``log p(item | code, u)``."""
@@ -333,13 +336,18 @@ class Sparc(NeuralRetriever):
     Scores are comparable across interests: the codebook estimates each interest's softmax denominator, which is
     subtracted, so that ``u_c . z_i`` is ``log p(i | c, u)`` up to the estimate's error. Lists are merged by
     ``log p(c | u) + u_c . z_i`` unless ``merge`` says otherwise ("quota" is the paper's sharing of slots, by largest
-    remainder).
+    remainder). After training the posterior is given one temperature, under which it gives the cells of held-out items
+    of validation users the largest likelihood: the tower is too sure of what it has seen.
     """
 
     name = "sparc"
     network: SparcNetwork
     Config = SparcConfig
     network_class = SparcNetwork
+
+    def after_training(self, dataset: Dataset, seed: int) -> None:
+        """Calibrate on validation users."""
+        calibrate(self, dataset, seed)
 
     def policy(self) -> Policy:
         """The configured number of interests, merged as configured; one interest before the codebook exists."""

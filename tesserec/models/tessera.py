@@ -16,13 +16,13 @@ from tesserec.data.dataset import Dataset
 from tesserec.data.features import ItemFeatures
 from tesserec.errors import ConfigError
 from tesserec.index.contract import Policy
-from tesserec.models.codebooks import WarmConfig
+from tesserec.models.codebooks import WarmConfig, calibrate
 from tesserec.models.network import Network, TensorBatch, last_valid
-from tesserec.models.neural import NeuralRetriever, TorchSide, some_users
+from tesserec.models.neural import NeuralRetriever
 from tesserec.nn.cells import nearest_part, split_cells, start_cells, step_cells
 from tesserec.nn.codebook import judge
 from tesserec.nn.estimators import squared_distances
-from tesserec.nn.factorised import Layout, LowRankReader, Moments, best_heat, cell_softmax
+from tesserec.nn.factorised import Layout, LowRankReader, Moments, cell_softmax
 from tesserec.nn.losses import full_softmax
 
 
@@ -153,14 +153,11 @@ class TesseraNetwork(Network):
         return {"cell": F.cross_entropy(logits, cells), "item": item, "spread": spread}
 
     def cell_logits(self, users: Tensor, moments: Moments) -> Tensor:
-        """Logits of cells ``(rows, codes)``: the log-mass of each by its parts, under a learned tilt and lift.
-
-        Divided by ``heat``, which is 1 in training.
-        """
+        """Logits of cells ``(rows, codes)``: the log-mass of each by its parts, under a learned tilt and lift."""
         with torch.autocast(users.device.type, enabled=False):
             users = users.float()
             mass = moments.log_mass_of_cells(users + self.tilt(users), self.codes)
-            return (mass + self.lift) / self.heat
+            return mass + self.lift
 
     def _read(self, users: Tensor, cells: Tensor, moments: Moments) -> Tensor:
         """User vectors of cells, ``(..., dim)`` and ``(...)``; shapes broadcast."""
@@ -170,9 +167,9 @@ class TesseraNetwork(Network):
         return read
 
     def encode(self, vectors: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
-        """Posterior over cells and the user vector ``(batch, dim)`` after the last event."""
+        """Posterior over cells, at temperature ``heat``, and the user vector ``(batch, dim)``, after the last event."""
         users = self.user(last_valid(self.states(vectors), lengths)) / self.config.temperature
-        return torch.softmax(self.cell_logits(users, self._kept_moments), -1), users
+        return torch.softmax(self.cell_logits(users, self._kept_moments) / self.heat, -1), users
 
     def read(self, interests: Tensor, lengths: Tensor, *state: Tensor) -> Tensor:
         """User vectors of cells ``(batch, interests, dim)``; products with items are logits within the cell."""
@@ -274,14 +271,7 @@ class Tessera(NeuralRetriever):
 
     def after_training(self, dataset: Dataset, seed: int) -> None:
         """Calibrate on validation users."""
-        part = some_users(dataset.valid, self.config.training.validate_users, seed)
-        side = TorchSide(self.network)
-        blocks = np.array_split(np.arange(len(part.users)), -(-len(part.users) // 256))
-        posterior = torch.cat([torch.from_numpy(side.encode(part.histories.take(b)).posterior) for b in blocks])
-        owner = torch.from_numpy(np.repeat(np.arange(len(part.targets)), part.targets.lengths))
-        wanted = self.network.cells().cpu()[torch.from_numpy(part.targets.compact().values).long()]
-        self.network.heat.fill_(best_heat(posterior[owner], wanted))
-        self.__dict__.pop("searcher", None)
+        calibrate(self, dataset, seed)
 
     def policy(self) -> Policy:
         """Every interest, each with the items of its own cell, ranked by ``log p(item | user)``."""

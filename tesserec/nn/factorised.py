@@ -226,23 +226,3 @@ def padded_cell_softmax(users: Tensor, items: Tensor, targets: Tensor, layout: L
     logits = torch.einsum("rd,rpd->rp", users, F.embedding(rows, items))
     wanted = layout.place[targets] - layout.offsets[cells]
     return F.cross_entropy(logits.masked_fill(~inside, -torch.inf), wanted)
-
-
-HEATS = torch.logspace(-0.5, 0.5, 101)
-"""Temperatures that a posterior may be given afterwards: a third to three."""
-
-
-@torch.no_grad()
-def best_heat(posterior: Tensor, wanted: Tensor) -> float:
-    """The temperature under which a posterior gives held-out cells the largest likelihood (Guo et al. 2017).
-
-    Parameters
-    ----------
-    posterior
-        Probabilities ``(rows, cells)`` at temperature 1.
-    wanted
-        Cell of each row's held-out item, ``(rows,)``.
-    """
-    logits = posterior.clamp_min(TINY).log()
-    losses = [F.cross_entropy(logits / heat, wanted) for heat in HEATS]
-    return float(HEATS[int(torch.stack(losses).argmin())])

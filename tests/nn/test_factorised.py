@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from tesserec.nn import factorised
-from tesserec.nn.factorised import Layout, LowRankReader, Moments, best_heat, cell_softmax, padded_cell_softmax
+from tesserec.nn.factorised import Layout, LowRankReader, Moments, cell_softmax, padded_cell_softmax
 
 
 @pytest.fixture
@@ -111,14 +111,6 @@ def test_the_second_order_is_exact_for_alike_items_and_near_for_a_large_gaussian
         assert (moments.log_mass(users)[:, 0] - exact).abs().max() < tolerance
     first_order = moments.log_sizes + users @ moments.means.T
     assert (first_order[:, 0] - exact).abs().max() > 0.3
-
-
-def test_the_heat_of_an_overconfident_posterior_is_found():
-    torch.manual_seed(0)
-    logits = torch.randn(20_000, 12)
-    wanted = torch.distributions.Categorical(logits=logits).sample()
-    assert best_heat(torch.softmax(2 * logits, -1), wanted) == pytest.approx(2.0, rel=0.05)
-    assert best_heat(torch.softmax(logits, -1), wanted) == pytest.approx(1.0, rel=0.05)
 
 
 def test_a_fresh_reader_changes_nothing_and_a_trained_one_tells_interests_apart():
