@@ -74,7 +74,7 @@ class TesseraConfig(WarmConfig):
 
 
 EXACT_ITEMS = 40_000
-"""Items up to which a step over all of them costs at most two and a half times what it costs with moments."""
+"""Items up to which a step over all of them costs about five times one with moments at most; recall is worth that."""
 HEAD_POSITIONS = 512
 """About as many positions of a step, evenly among them, teach tilt and lift where nothing else learns from the
 posterior: so few numbers learn little from more, and on small catalogues these would be most of the step."""
