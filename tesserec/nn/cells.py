@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tesserec.nn.blocks import by_blocks
 from tesserec.nn.quantisers import KMEANS_POINTS_PER_CODE, kmeans
 
 CANDIDATES = 8
@@ -18,8 +19,6 @@ CANDIDATES = 8
 
 SPLIT_ROUNDS = 10
 """Lloyd steps that make parts of a cell."""
-BLOCK = 8192
-"""Vectors at a time that are compared with the parts of their cell."""
 
 
 @torch.no_grad()
@@ -135,6 +134,5 @@ def nearest_part(vectors: Tensor, cells: Tensor, centres: Tensor) -> Tensor:
     centres
         Middles of parts, infinite where there is nothing, ``(cells, parts, dim)``.
     """
-    blocks = zip(torch.split(vectors, BLOCK), torch.split(cells, BLOCK), strict=True)
-    near = [(centres[own] - some[:, None]).square().sum(-1).argmin(1) for some, own in blocks]
+    near = [(centres[own] - some[:, None]).square().sum(-1).argmin(1) for some, own in by_blocks(vectors, cells)]
     return cells * centres.shape[1] + torch.cat(near)

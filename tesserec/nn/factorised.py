@@ -6,7 +6,6 @@ many dot products as there are cells and items in one cell, whatever the catalog
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tesserec.nn.blocks import by_blocks
 from tesserec.nn.losses import CHUNK_LOGITS, TINY
 
 
@@ -60,7 +60,7 @@ class _MeansAndVariances(torch.autograd.Function):
     def forward(ctx: Any, items: Tensor, cells: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         share = 1 / sizes.clamp(min=1)[:, None]
         sums, squares = torch.zeros(2, len(sizes), items.shape[1], dtype=items.dtype, device=items.device)
-        for some, where in _by_blocks(items, cells):
+        for some, where in by_blocks(items, cells):
             sums.index_add_(0, where, some)
             squares.index_add_(0, where, some * some)
         means = sums * share
@@ -74,18 +74,9 @@ class _MeansAndVariances(torch.autograd.Function):
         slope = 2 * share * grads[1]
         flat = share * grads[0] - slope * means
         d_items = torch.empty_like(items)
-        for out, some, where in _by_blocks(d_items, items, cells):
+        for out, some, where in by_blocks(d_items, items, cells):
             torch.addcmul(flat[where], slope[where], some, out=out)
         return d_items, None, None
-
-
-BLOCK_ITEMS = 8192
-"""Items at a time in a pass over the catalogue, so that what is made of them stays near the processor."""
-
-
-def _by_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The same rows of each, a block at a time."""
-    return zip(*(torch.split(x, BLOCK_ITEMS) for x in tensors), strict=True)
 
 
 @dataclass(frozen=True)

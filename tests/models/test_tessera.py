@@ -77,7 +77,10 @@ def test_a_new_item_goes_to_the_nearest_cell_that_has_items_and_its_nearest_part
     nearest = int(network.cells()[1])
     for row, wanted in ((torch.zeros(middles.shape[1]), None), (middles[nearest].clone(), nearest)):
         network.items.table.weight[0] = row
+        empty = network._kept_moments.empty
+        away = torch.cdist(network.items.all()[:1], network.means)[0].masked_fill(empty, torch.inf)
         network.welcome(new)
+        assert network.part_of[0] == parts * network.cells()[0] + away.view(-1, parts)[network.cells()[0]].argmin()
         assert (network.part_of == network.part_of[0]).sum() > 1
         assert network.cells()[0] == network.place(network.items.all()[:1])[0] != left
         assert wanted is None or network.cells()[0] == wanted

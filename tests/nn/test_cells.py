@@ -58,7 +58,7 @@ def test_parts_lie_inside_their_cell_and_find_the_clouds_there():
 
 @pytest.mark.parametrize("block", [1, 7, 1000])
 def test_every_vector_lies_in_the_nearest_part_of_its_cell(monkeypatch, block):
-    monkeypatch.setattr("tesserec.nn.cells.BLOCK", block)
+    monkeypatch.setattr("tesserec.nn.blocks.BLOCK_ITEMS", block)
     vectors, centres, cells = torch.randn(50, 4), torch.randn(5, 3, 4), torch.arange(50) % 5
     centres[2, 1:] = torch.inf
     nearest = [int(torch.cdist(vectors[i : i + 1], centres[cell]).argmin()) for i, cell in enumerate(cells.tolist())]

@@ -58,7 +58,7 @@ def test_a_layout_sorts_items_by_cell_and_counts_them():
 
 @pytest.fixture(params=[1, 7, 10**6])
 def block(request, monkeypatch):
-    monkeypatch.setattr(factorised, "BLOCK_ITEMS", request.param)
+    monkeypatch.setattr("tesserec.nn.blocks.BLOCK_ITEMS", request.param)
 
 
 @pytest.mark.usefixtures("block")
