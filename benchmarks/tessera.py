@@ -120,7 +120,10 @@ def concentration(dataset: Dataset, run: Path, users: int, codes: int | None) ->
         posterior, *state = network.encode(items[torch.from_numpy(some.padded(0)).long()], lengths)
         vectors = network.read(torch.zeros(len(part), 1, dtype=torch.int64), lengths, *state)[:, 0]
         logits = vectors @ items.T
-        mass = torch.zeros(len(part), n_cells).index_add(1, cells, logits.double().exp().float()).log()
+        if codes is None and network.exact:
+            mass = state[1]
+        else:
+            mass = torch.zeros(len(part), n_cells).index_add(1, cells, logits.double().exp().float()).log()
         if codes is not None:
             posterior = mass.softmax(-1)
         scores = logits + (posterior.log() - mass)[:, cells]

@@ -33,12 +33,15 @@ class Batch:
         Valid positions of each row, ``(rows,)``.
     negatives
         Item indices, int64, ``(pool,)``, empty where a model needs none.
+    epoch_positions
+        Positions to predict in the whole epoch, so that a term can weigh what it weighs an epoch.
     """
 
     inputs: Ints
     targets: Ints
     lengths: Ints
     negatives: Ints
+    epoch_positions: int
 
 
 class NegativeSampler:
@@ -167,4 +170,5 @@ class SequenceBatches:
             targets=np.where(valid, values[np.where(valid, place + offset, 0)], -1).astype(np.int64),
             lengths=lengths,
             negatives=negatives,
+            epoch_positions=self.positions,
         )

@@ -162,6 +162,8 @@ class TensorBatch:
         The shared pool and the log-probability with which each was drawn, ``(pool,)``.
     distinct
         Targets and negatives, each item once, ``(items,)``.
+    epoch_positions
+        Positions to predict in the whole epoch.
     """
 
     def __init__(self, batch: Batch, log_q: Tensor) -> None:
@@ -172,6 +174,7 @@ class TensorBatch:
         self.log_q = log_q[self.negatives]
         self.valid = self.targets >= 0
         self.wanted = self.targets[self.valid]
+        self.epoch_positions = batch.epoch_positions
 
     @property
     def distinct(self) -> Tensor:

@@ -46,8 +46,11 @@ class TesseraConfig(WarmConfig):
     settle_epochs
         Epochs after the warm-up at whose end items move over to the cell that they have come nearest to.
     spread
-        Weight of the mean squared distance of items from the middle of their part. Per item its pull is
-        ``spread * targets / items`` beside the item's own targets, so less is needed where items have more events.
+        Weight, in an epoch, of each item's squared distance from the middle of its part, where the loss of each of its
+        targets weighs 1: a rare item lies where its part does, and one with many events where these draw it.
+    trust
+        How much of its learned correction the posterior keeps at inference, where the normaliser is exact: it is surer
+        of users that it was trained on than it may be of others. 0 leaves the full softmax.
     reader_rank
         Rank of what an interest changes about the user vector; 0 leaves one user vector for all interests.
     reader_dropout
@@ -58,8 +61,9 @@ class TesseraConfig(WarmConfig):
     parts: int = Field(8, ge=1)
     balance: float = Field(2.0, ge=1)
     settle_epochs: int = Field(20, ge=0)
-    spread: float = Field(0.3, ge=0)
+    spread: float = Field(3.3, ge=0)
     normaliser: Literal["auto", "exact", "moments"] = "auto"
+    trust: float = Field(0.5, ge=0, le=1)
     reader_rank: int = Field(0, ge=0)
     reader_dropout: float = Field(0.2, ge=0, lt=1)
 
@@ -149,7 +153,7 @@ class TesseraNetwork(Network):
         else:
             item = cell_softmax(self._read(users, cells, moments), items, batch.wanted, layout)
             logits = self.cell_logits(users, moments)
-        spread = self.config.spread * moments.spread()
+        spread = self.config.spread / batch.epoch_positions * moments.spread()
         return {"cell": F.cross_entropy(logits, cells), "item": item, "spread": spread}
 
     def cell_logits(self, users: Tensor, moments: Moments) -> Tensor:
@@ -167,13 +171,37 @@ class TesseraNetwork(Network):
         return read
 
     def encode(self, vectors: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
-        """Posterior over cells, at temperature ``heat``, and the user vector ``(batch, dim)``, after the last event."""
-        users = self.user(last_valid(self.states(vectors), lengths)) / self.config.temperature
-        return torch.softmax(self.cell_logits(users, self._kept_moments) / self.heat, -1), users
+        """Posterior over cells, at temperature ``heat``, and the user vector ``(batch, dim)``, after the last event.
+
+        With the exact normaliser also what the softmax over all items gives each cell, as a logarithm and by moments,
+        ``(batch, codes)``.
+        """
+        states = self.states(vectors[..., : self.config.encoder.dim])
+        users = self.user(last_valid(states, lengths)) / self.config.temperature
+        logits = self.cell_logits(users, self._kept_moments)
+        if not self.exact:
+            return torch.softmax(logits / self.heat, -1), users
+        mass = self._kept_moments.log_mass_of_cells(users, self.codes)
+        return torch.softmax(torch.lerp(mass, logits, self.config.trust) / self.heat, -1), users, mass
 
     def read(self, interests: Tensor, lengths: Tensor, *state: Tensor) -> Tensor:
-        """User vectors of cells ``(batch, interests, dim)``; products with items are logits within the cell."""
-        return self._read(state[0][:, None], interests, self._kept_moments) / self.heat
+        """User vectors of cells ``(batch, interests, width)``; products with items are logits within the cell.
+
+        With the exact normaliser a last coordinate subtracts the cell's mass, so that they are ``log p(item | cell)``.
+        """
+        users = self._read(state[0][:, None], interests, self._kept_moments)
+        if self.exact:
+            users = torch.cat([users, -state[1].gather(1, interests)[..., None]], -1)
+        return users / self.heat
+
+    @property
+    def width(self) -> int:
+        """With the exact normaliser one more than the encoder's, for the mass of the cell."""
+        return super().width + self.exact
+
+    def searched(self, vectors: Tensor) -> Tensor:
+        """See :meth:`Network.searched`."""
+        return F.pad(vectors, (0, 1), value=1.0) if self.exact else vectors
 
     @property
     def _kept_moments(self) -> Moments:
@@ -246,7 +274,7 @@ class Tessera(NeuralRetriever):
     Every item lies in one cell. Both factors are trained by the likelihood of the next item over the whole catalogue,
     without negative samples; on large catalogues at the cost of as many dot products as there are cells and items in
     one cell. The same two factors serve: each candidate comes with its probability, lists of different interests merge
-    without a rule, and a search that visits cells by falling probability knows what it left out.
+    without a rule, and a search that visits cells by falling probability knows what mass it left out.
 
     Notes
     -----
@@ -256,12 +284,14 @@ class Tessera(NeuralRetriever):
     holds a dozen items, so that the one which a user is sure to like is not lost in an average. *Likelihood*: on
     catalogues that allow it the full softmax trains user and item vectors, and the posterior's correction learns the
     target's cell beside it. On larger ones the posterior and an exact softmax within the target's cell, one small
-    matrix product for each cell that the batch needs, train them together. *Cells*: after a warm-up as a full softmax
-    (one cell), k-means on items makes cells; then a Lloyd step after each epoch from their present means, so that a
-    cell keeps its identity; none grows beyond a cap. k-means inside each makes its parts, anew after each epoch.
-    ``spread`` draws items towards the middle of their part. *Calibration*: after training, one temperature for both
-    factors, the one under which the posterior gives the cells of held-out items of validation users the largest
-    likelihood.
+    matrix product for each cell that the batch needs, train them together, and serve. *Serving* beside the full
+    softmax: an item's probability within its cell is over the cell's mass as the posterior sees it, so what moments
+    miss of it cancels, and an item has its score of the full softmax plus ``trust`` of what the posterior corrects
+    about its cell. *Cells*: after a warm-up as a full softmax (one cell), k-means on items makes cells; then a Lloyd
+    step after each epoch from their present means, so that a cell keeps its identity; none grows beyond a cap. k-means
+    inside each makes its parts, anew after each epoch. ``spread`` draws items towards the middle of their part.
+    *Calibration*: after training, one temperature for both factors, the one under which the posterior gives the cells
+    of held-out items of validation users the largest likelihood.
     """
 
     name = "tessera"
@@ -275,4 +305,5 @@ class Tessera(NeuralRetriever):
 
     def policy(self) -> Policy:
         """Every interest, each with the items of its own cell, ranked by ``log p(item | user)``."""
-        return Policy(interests=self.config.codes, merge="probability", reach="cell", normalise=True)
+        normalise = not self.network.exact
+        return Policy(interests=self.config.codes, merge="probability", reach="cell", normalise=normalise)

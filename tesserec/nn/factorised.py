@@ -126,9 +126,8 @@ class Moments:
         return (sizes * self.means.view(cells, -1, self.means.shape[1])).sum(1) / sizes.sum(1).clamp(min=1)
 
     def spread(self) -> Tensor:
-        """Mean squared distance of items from the mean of their part, a scalar."""
-        sizes = self.log_sizes.exp()
-        return (sizes @ self.variances.sum(-1)) / sizes.sum()
+        """Sum of the squared distances of items from the mean of their part, a scalar."""
+        return self.log_sizes.exp() @ self.variances.sum(-1)
 
 
 EMPTY = -1e4

@@ -35,7 +35,7 @@ SHARED = {
 PLANTED: dict[str, dict[str, object]] = {
     "sparc": SHARED | {"codebook": {"levels": 2, "codes": 6}, "warmup_epochs": 6, "interests": 4, "contrast_rows": 64},
     "gemirec": SHARED | {"codebook": {"levels": 2, "codes": 6}, "depth": 1, "warmup_epochs": 6, "interests": 4},
-    "tessera": SHARED | {"normalise": True, "codes": 6, "parts": 4, "warmup_epochs": 3, "spread": 2.0, "horizon": 5},
+    "tessera": SHARED | {"normalise": True, "codes": 6, "parts": 4, "warmup_epochs": 3, "spread": 500.0, "horizon": 5},
 }
 """Settings of models whose cells are planted interests and whose posterior is a probability of cells."""
 

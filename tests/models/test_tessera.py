@@ -18,6 +18,9 @@ from tests.models.worlds import dataset, fitted, settings, world
 OWN = settings("tessera") | {"reader_rank": 4}
 
 
+EXACT = {"reader_rank": 0, "normaliser": "exact"}
+
+
 def network_with_cells(**changes):
     """A network whose corrections and reader are off zero, with cells and moments as an epoch leaves them."""
     torch.manual_seed(0)
@@ -30,11 +33,16 @@ def network_with_cells(**changes):
     return network.eval()
 
 
-def some_batch(network):
+def batches_of(network):
+    """Those of an epoch."""
     model = Tessera(network.config)
     model.network = network
     task = FitTask(model, dataset(), seed=0)
-    return TensorBatch(next(iter(task.batches.epoch(0))), task.log_q)
+    return (TensorBatch(batch, task.log_q) for batch in task.batches.epoch(0))
+
+
+def some_batch(network):
+    return next(batches_of(network))
 
 
 @torch.no_grad()
@@ -49,7 +57,9 @@ def served(model_network, histories):
     answer = torch.empty(len(histories), len(vectors))
     for cell in range(network.codes):
         inside = cells == cell
-        answer[:, inside] = posterior[:, cell, None].log() + F.log_softmax(users[:, cell] @ vectors[inside].T, -1)
+        within = users[:, cell] @ vectors[inside].T
+        within = within if network.exact else F.log_softmax(within, -1)
+        answer[:, inside] = posterior[:, cell, None].log() + within
     return answer
 
 
@@ -64,6 +74,21 @@ def test_the_served_probability_is_the_trained_one_and_sums_to_one():
     assert torch.allclose(probabilities.exp().sum(1), torch.ones(len(histories)), atol=1e-4)
     wanted = probabilities.gather(1, batch.wanted[:, None])
     assert -wanted.mean().item() == pytest.approx(trained.item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("trust", [0.0, 0.4])
+@torch.no_grad()
+def test_beside_the_full_softmax_an_item_has_its_score_there_and_a_part_of_the_correction_of_its_cell(trust):
+    network = network_with_cells(**EXACT, trust=trust)
+    network.heat.fill_(1.7)
+    history, items = torch.tensor([[3, 5, 8, 13]]), network.items.all()
+    users = network.user(network.states(items[history])[:, -1]) / network.config.temperature
+    moments = network.moments(items)
+    correction = network.cell_logits(users, moments) - moments.log_mass_of_cells(users, network.codes)
+    assert correction.std() > 0.1
+    wanted = (users @ items.T + trust * correction[:, network.cells()]) / 1.7
+    found = served(network, history.tolist())
+    assert torch.allclose(found - found.mean(), wanted - wanted.mean(), atol=1e-4)
 
 
 @torch.no_grad()
@@ -88,6 +113,7 @@ def test_a_new_item_goes_to_the_nearest_cell_that_has_items_and_its_nearest_part
 
 def test_the_search_answers_with_these_probabilities_best_first():
     model = fitted("tessera")
+    assert model.network.exact
     histories = [np.asarray(h).tolist() for h in dataset().test.histories.take(np.arange(20))]
     found = model.searcher.retrieve(dataset().test.histories.take(np.arange(20)), 10, exclude_seen=False)
     best = served(model.network, [h[-20:] for h in histories]).topk(10)
@@ -104,7 +130,7 @@ def test_before_the_cells_start_the_model_is_the_full_softmax():
         states = network.states(network.items.all()[batch.inputs])[batch.valid]
         users = network.user(states) / network.config.temperature
         full = F.cross_entropy(users @ network.items.all().T, batch.wanted)
-        posterior, _ = network.encode(network.item_vectors()[batch.inputs], batch.valid.sum(1))
+        posterior, *_ = network.encode(network.item_vectors()[batch.inputs], batch.valid.sum(1))
     assert loss.item() == pytest.approx(full.item(), abs=1e-3)
     assert torch.equal(posterior[:, 0], torch.ones(len(posterior)))
 
@@ -132,8 +158,18 @@ def test_posterior_and_items_learn_from_both_factors():
     assert tilt.abs().sum() > 0
 
 
+def test_the_pull_to_the_middle_of_parts_is_the_same_in_an_epoch_of_any_length():
+    network = network_with_cells(spread=2.0)
+    batch, items = some_batch(network), network.items.all()
+    middles = torch.stack([items[network.part_of == part].mean(0) for part in network.part_of])
+    away = float((items - middles).square().sum())
+    assert away > 1
+    positions = sum(int((batch.targets >= 0).sum()) for batch in batches_of(network))
+    assert network.losses(batch, 0.0)["spread"].item() * positions == pytest.approx(2.0 * away, rel=1e-4)
+
+
 def test_with_the_exact_normaliser_items_learn_from_the_full_softmax_alone_and_the_posterior_beside_it():
-    network = network_with_cells(reader_rank=0, normaliser="exact", spread=0.0).train()
+    network = network_with_cells(**EXACT, spread=0.0).train()
     batch = some_batch(network)
     network.eval()
     terms = network.losses(batch, 0.0)
@@ -145,7 +181,7 @@ def test_with_the_exact_normaliser_items_learn_from_the_full_softmax_alone_and_t
 
 
 def test_with_the_exact_normaliser_the_posterior_learns_from_positions_evenly_among_those_of_a_step(monkeypatch):
-    network = network_with_cells(reader_rank=0, normaliser="exact").eval()
+    network = network_with_cells(**EXACT).eval()
     batch = some_batch(network)
     monkeypatch.setattr("tesserec.models.tessera.HEAD_POSITIONS", len(batch.wanted) // 3)
     users = network.user(network.states(network.items.all()[batch.inputs])[batch.valid]) / network.config.temperature
@@ -217,15 +253,16 @@ def test_a_cell_for_every_item_is_a_softmax_over_means():
     assert network.variances.abs().max() < 1e-6
 
 
-def test_one_temperature_flattens_both_factors_alike():
-    network = network_with_cells()
+@pytest.mark.parametrize("changes", [{}, EXACT])
+def test_one_temperature_flattens_both_factors_alike(changes):
+    network = network_with_cells(**changes)
     history = network.item_vectors()[:4][None]
-    cold = network.encode(history, torch.tensor([4]))
-    read = network.read(torch.tensor([[2, 5]]), torch.tensor([4]), cold[1])
+    cold, *state = network.encode(history, torch.tensor([4]))
+    read = network.read(torch.tensor([[2, 5]]), torch.tensor([4]), *state)
     network.heat.fill_(2.0)
-    warm = network.encode(history, torch.tensor([4]))
-    assert torch.allclose(torch.softmax(cold[0].log() / 2, -1), warm[0], atol=1e-6)
-    assert torch.allclose(read / 2, network.read(torch.tensor([[2, 5]]), torch.tensor([4]), warm[1]), atol=1e-6)
+    warm, *state = network.encode(history, torch.tensor([4]))
+    assert torch.allclose(torch.softmax(cold.log() / 2, -1), warm, atol=1e-6)
+    assert torch.allclose(read / 2, network.read(torch.tensor([[2, 5]]), torch.tensor([4]), *state), atol=1e-6)
 
 
 def test_calibration_raises_the_likelihood_of_held_out_cells():

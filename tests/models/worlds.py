@@ -53,7 +53,7 @@ OWN: dict[str, dict[str, object]] = {
     "mrif": SMALL | {"temperature": 0.2},
     "dmi": SMALL | {"temperature": 0.2},
     "tessera": SMALL
-    | {"normalise": True, "temperature": 0.2, "codes": 8, "parts": 3, "warmup_epochs": 6, "spread": 0.5},
+    | {"normalise": True, "temperature": 0.2, "codes": 8, "parts": 3, "warmup_epochs": 6, "spread": 30.0},
     "sparcode": CROSS | {"codebook": {"levels": 2, "codes": 8}},
     "all-to-all": CROSS,
 }
