@@ -51,17 +51,27 @@ CELLS = 128
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the table: a model, its own settings, and the policy of its search where it is not the model's own."""
+    """A row of the table: a model and its own settings.
+
+    Where its policy, or its settings from the end of training on (``inference``), are not the model's own, the row is
+    of the model's own run, searched in another way.
+    """
 
     label: str
     model: str
     sets: tuple[str, ...] = ()
     policy: tuple[tuple[str, Any], ...] = ()
+    inference: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def searches(self) -> bool:
+        """Whether it only searches another entry's run."""
+        return bool(self.policy or self.inference)
 
     @property
     def run(self) -> str:
-        """Name of its run; an entry that differs in policy only searches the model's own."""
-        return self.model if self.policy else slug(self.label)
+        """Name of its run."""
+        return self.model if self.searches else slug(self.label)
 
 
 @dataclass(frozen=True)
@@ -122,10 +132,10 @@ SINGLE = (
 )
 NEWER = (Entry("tessera, known at a half", "tessera", policy=(("known", 0.5),)),)
 """Interests that the history touches count half: what it does for those that are novel by the cells of all models."""
-ENTRIES = (*RIVALS, *CODEBOOKS, *FEATURES, *SINGLE, *NEWER)
-RIVALS_BY_LABEL = [
-    one.label for one in ENTRIES if one not in (*CODEBOOKS, *FEATURES, *NEWER) and one.model not in ("sparc", "gemirec")
-]
+APART = (Entry("gemirec, apart", "gemirec", inference=(("trust", 1.25), ("per_parent", 1))),)
+"""One interest a first code, each with a longer step to its own vector: less collapsed, at a cost in recall."""
+ENTRIES = (*RIVALS, *CODEBOOKS, *FEATURES, *SINGLE, *NEWER, *APART)
+RIVALS_BY_LABEL = [one.label for one in (*RIVALS, *SINGLE) if one.model not in ("sparc", "gemirec")]
 FEATURES_BY_LABEL = [one.label for one in FEATURES]
 CODEBOOKS_BY_LABEL = [one.label for one in ENTRIES if one.label not in RIVALS_BY_LABEL + FEATURES_BY_LABEL]
 UNTRAINED = ("popularity", "item-knn")
@@ -177,7 +187,7 @@ def main() -> None:
 
 def order(entry: Entry) -> int:
     """When an entry's turn comes."""
-    return 0 if entry.label == "two-tower" else 2 if entry.policy else 1
+    return 0 if entry.label == "two-tower" else 2 if entry.searches else 1
 
 
 def arguments() -> argparse.Namespace:
@@ -234,7 +244,7 @@ def run(task: tuple[Job, Entry, int], data: Path, work: Path, results: Path) -> 
         with one_at_a_time(folder):
             if not dataset.exists():
                 write_dataset(job, data / job.log, dataset)
-        if entry.policy:
+        if entry.searches:
             wait_for(place)
         begun = (place / runs.CONFIG).exists()
         if not (begun and runs.load_run(place).finished):
@@ -266,6 +276,8 @@ def write_dataset(job: Job, source: Path, out: Path) -> None:
 def measure(place: Path, entry: Entry, cells: np.ndarray[Any, Any], row_file: Path) -> dict[str, Any]:
     """Evaluate a finished run and write its row and each user's recall."""
     opened = runs.load_run(place)
+    if entry.inference:
+        change_settings(opened.model, dict(entry.inference))
     dataset, searcher = opened.dataset(), opened.model.searcher
     policy = replace(searcher.policy, **dict(entry.policy))
     found = evaluate(partial(searcher.retrieve, policy=policy), dataset, ks=KS, cells=cells)
@@ -278,7 +290,8 @@ def measure(place: Path, entry: Entry, cells: np.ndarray[Any, Any], row_file: Pa
         "protocol": found.protocol,
         "versions": opened.facts["versions"],
         "device": device(entry),
-        "settings": [f"{key}={one['value']}" for key, one in opened.facts["settings"].items() if one["from"] == "set"],
+        "settings": [f"{key}={one['value']}" for key, one in opened.facts["settings"].items() if one["from"] == "set"]
+        + [f"{key}={value}" for key, value in entry.inference],
         "policy": dict(entry.policy),
         "seconds": sum(one["seconds"] for one in log) if log else opened.facts["seconds"],
         "epochs": len(log) or None,
@@ -291,6 +304,11 @@ def measure(place: Path, entry: Entry, cells: np.ndarray[Any, Any], row_file: Pa
     pl.DataFrame({"user": found.users, **columns}).write_parquet(row_file.with_suffix(".parquet"))
     write_json(row_file, row)
     return row
+
+
+def change_settings(model: Any, settings: dict[str, Any]) -> None:
+    """Change settings of a trained model that matter to inference alone."""
+    model.config = model.network.config = type(model.config).model_validate(model.config.model_dump() | settings)
 
 
 def interest_figures(opened: runs.Run, dataset: Dataset, cells: np.ndarray[Any, Any]) -> dict[str, float]:

@@ -71,7 +71,8 @@ class GemiRecConfig(WarmConfig):
         Share of what an interest changes about a user vector that is dropped in training.
     trust
         How far an interest moves the user vector at inference: 1 as far as in training, where the interest is the
-        target's own and the history is known by heart, 0 not at all, which is the single-vector model.
+        target's own and the history is known by heart, 0 not at all, which is the single-vector model. The further,
+        the less a user's interests collapse, and the more recall it costs.
     posterior_temperature
         Softens what the single-vector model believes of the cells at inference: above 1 where it is surer of users it
         was trained on than it may be of others.
@@ -95,7 +96,7 @@ class GemiRecConfig(WarmConfig):
     swap: float = Field(0.6, ge=0, le=1)
     shared: bool = False
     reader_dropout: float = Field(0.0, ge=0, lt=1)
-    trust: float = Field(0.5, ge=0, le=1)
+    trust: float = Field(0.5, ge=0, le=2)
     posterior_temperature: float = Field(1.0, gt=0)
     decode: Literal["exact", "beam"] = "beam"
     per_parent: int = Field(2, ge=1)

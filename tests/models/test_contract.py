@@ -15,8 +15,9 @@ from tesserec.models.publish import publish_bundle
 from tesserec.models.tables import TableRetriever
 from tests.models.worlds import dataset, fitted, world
 
-ALL = list(MODELS)
-TRAINED = [name for name in MODELS if not issubclass(model_class(name), TableRetriever)]
+MOMENTS = "tessera, moments"
+ALL = [*MODELS, MOMENTS]
+TRAINED = [*(name for name in MODELS if not issubclass(model_class(name), TableRetriever)), MOMENTS]
 
 
 @pytest.fixture(params=ALL)
@@ -145,7 +146,7 @@ def test_it_beats_or_is_popularity(model):
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_equal_seeds_give_equal_models_and_others_do_not(name):
-    cls = model_class(name)
+    cls = type(fitted(name))
     short = {"training": SHORT} | ({"warmup_epochs": 3} if "warmup_epochs" in cls.Config.model_fields else {})
     config = cls.Config.model_validate(fitted(name).config.model_dump() | short)
     first, second, third = (cls(config).fit(dataset(), seed=seed) for seed in (4, 4, 5))

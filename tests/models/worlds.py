@@ -41,6 +41,7 @@ def dataset() -> Dataset:
     return prepare(world().log, items=world().items, split="leave-one-out")
 
 
+TESSERA = SMALL | {"normalise": True, "temperature": 0.2, "codes": 8, "parts": 3, "warmup_epochs": 6, "spread": 30.0}
 OWN: dict[str, dict[str, object]] = {
     "two-tower": SMALL | {"temperature": 0.2},
     "sasrec": SMALL,
@@ -52,12 +53,12 @@ OWN: dict[str, dict[str, object]] = {
     "gemirec": GEMIREC,
     "mrif": SMALL | {"temperature": 0.2},
     "dmi": SMALL | {"temperature": 0.2},
-    "tessera": SMALL
-    | {"normalise": True, "temperature": 0.2, "codes": 8, "parts": 3, "warmup_epochs": 6, "spread": 30.0},
+    "tessera": TESSERA,
+    "tessera, moments": TESSERA | {"normaliser": "moments"},
     "sparcode": CROSS | {"codebook": {"levels": 2, "codes": 8}},
     "all-to-all": CROSS,
 }
-"""Settings that fit a trained model to the small world in seconds, by its name."""
+"""Settings that fit a trained model to the small world in seconds, by its name, before a comma where it has several."""
 
 
 def settings(name: str) -> dict[str, object]:
@@ -70,5 +71,5 @@ def fitted(name: str) -> Retriever:
     """A model of that name, fitted to the small world."""
     from tesserec.models import model_class
 
-    cls = model_class(name)
+    cls = model_class(name.partition(",")[0])
     return cls(cls.Config.model_validate(settings(name))).fit(dataset(), seed=1)
