@@ -130,8 +130,8 @@ SINGLE = (
     Entry("dmi, K = 1", "dmi", ("interests=1",)),
     *(Entry(f"{name}, K = 1", name, policy=(("interests", 1),)) for name in ("sparc", "gemirec")),
 )
-NEWER = (Entry("tessera, known at a half", "tessera", policy=(("known", 0.5),)),)
-"""Interests that the history touches count half: what it does for those that are novel by the cells of all models."""
+NEWER = (Entry("tessera, known at 0.4", "tessera", policy=(("known", 0.4),)),)
+"""Interests that the history touches count less: what it does for those that are novel by the cells of all models."""
 APART = (Entry("gemirec, apart", "gemirec", inference=(("trust", 1.25), ("per_parent", 1))),)
 """One interest a first code, each with a longer step to its own vector: less collapsed, at a cost in recall."""
 ENTRIES = (*RIVALS, *CODEBOOKS, *FEATURES, *SINGLE, *NEWER, *APART)

@@ -103,11 +103,15 @@ def cells_needed(posterior: Tensor, cells: Tensor, best: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def concentration(dataset: Dataset, run: Path, users: int, codes: int | None) -> dict[str, Any]:
+def concentration(
+    dataset: Dataset, run: Path, users: int, codes: int | None, trust: float | None = None
+) -> dict[str, Any]:
     """Figures of a run; with ``codes`` the run has one vector a user, and cells come from k-means."""
     network = load_model(run / "model").network.eval()  # type: ignore[attr-defined]
     if codes is None:
         network.heat.fill_(1.0)
+        if trust is not None:
+            network.config = network.config.model_copy(update={"trust": trust})
     items = network.item_vectors()
     cells = network.cells() if codes is None else start_cells(items, codes, len(items), np.random.default_rng(0))
     n_cells = codes or network.codes
@@ -153,12 +157,13 @@ def main() -> None:
     cells.add_argument("run", type=Path, help="a run of tessera without a reader")
     cells.add_argument("--baseline", type=Path, help="a run of a single-vector model")
     cells.add_argument("--users", type=int, default=2000)
+    cells.add_argument("--trust", type=float, help="in the place of the run's own")
     options = parser.parse_args()
     if options.part == "steps":
         found = step_times(options.rounds)
     else:
         dataset = Dataset.open(options.dataset)
-        found = {"tessera": concentration(dataset, options.run, options.users, None)}
+        found = {"tessera": concentration(dataset, options.run, options.users, None, options.trust)}
         if options.baseline:
             codes = found["tessera"]["cells"]
             found["k-means"] = concentration(dataset, options.baseline, options.users, codes)
