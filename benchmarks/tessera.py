@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from real_logs import change_settings
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -107,11 +108,12 @@ def concentration(
     dataset: Dataset, run: Path, users: int, codes: int | None, trust: float | None = None
 ) -> dict[str, Any]:
     """Figures of a run; with ``codes`` the run has one vector a user, and cells come from k-means."""
-    network = load_model(run / "model").network.eval()  # type: ignore[attr-defined]
+    model: Any = load_model(run / "model")
+    if trust is not None:
+        change_settings(model, {"trust": trust})
+    network = model.network.eval()
     if codes is None:
         network.heat.fill_(1.0)
-        if trust is not None:
-            network.config = network.config.model_copy(update={"trust": trust})
     items = network.item_vectors()
     cells = network.cells() if codes is None else start_cells(items, codes, len(items), np.random.default_rng(0))
     n_cells = codes or network.codes
@@ -157,7 +159,7 @@ def main() -> None:
     cells.add_argument("run", type=Path, help="a run of tessera without a reader")
     cells.add_argument("--baseline", type=Path, help="a run of a single-vector model")
     cells.add_argument("--users", type=int, default=2000)
-    cells.add_argument("--trust", type=float, help="in the place of the run's own")
+    cells.add_argument("--trust", type=float, help="share of the posterior's correction, not the run's own")
     options = parser.parse_args()
     if options.part == "steps":
         found = step_times(options.rounds)

@@ -16,8 +16,6 @@ from tesserec.nn.factorised import Moments
 from tests.models.worlds import dataset, fitted, settings, world
 
 OWN = settings("tessera") | {"reader_rank": 4}
-
-
 EXACT = {"reader_rank": 0, "normaliser": "exact"}
 
 
@@ -111,9 +109,10 @@ def test_a_new_item_goes_to_the_nearest_cell_that_has_items_and_its_nearest_part
         assert wanted is None or network.cells()[0] == wanted
 
 
-def test_the_search_answers_with_these_probabilities_best_first():
-    model = fitted("tessera")
-    assert model.network.exact
+@pytest.mark.parametrize(("name", "exact"), [("tessera", True), ("tessera, moments", False)])
+def test_the_search_answers_with_these_probabilities_best_first(name, exact):
+    model = fitted(name)
+    assert model.network.exact == exact
     histories = [np.asarray(h).tolist() for h in dataset().test.histories.take(np.arange(20))]
     found = model.searcher.retrieve(dataset().test.histories.take(np.arange(20)), 10, exclude_seen=False)
     best = served(model.network, [h[-20:] for h in histories]).topk(10)
