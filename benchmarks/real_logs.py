@@ -134,7 +134,9 @@ NEWER = (Entry("tessera, known at 0.4", "tessera", policy=(("known", 0.4),)),)
 """Interests that the history touches count less: what it does for those that are novel by the cells of all models."""
 APART = (Entry("gemirec, apart", "gemirec", inference=(("trust", 1.25), ("per_parent", 1))),)
 """One interest a first code, each with a longer step to its own vector: less collapsed, at a cost in recall."""
-ENTRIES = (*RIVALS, *CODEBOOKS, *FEATURES, *SINGLE, *NEWER, *APART)
+FEW = (Entry("tessera, few cells", "tessera", inference=(("trust", 2.0),)),)
+"""Twice what the posterior corrects: a user's best items lie in about half as many cells."""
+ENTRIES = (*RIVALS, *CODEBOOKS, *FEATURES, *SINGLE, *NEWER, *APART, *FEW)
 RIVALS_BY_LABEL = [one.label for one in (*RIVALS, *SINGLE) if one.model not in ("sparc", "gemirec")]
 FEATURES_BY_LABEL = [one.label for one in FEATURES]
 CODEBOOKS_BY_LABEL = [one.label for one in ENTRIES if one.label not in RIVALS_BY_LABEL + FEATURES_BY_LABEL]
@@ -276,9 +278,11 @@ def write_dataset(job: Job, source: Path, out: Path) -> None:
 def measure(place: Path, entry: Entry, cells: np.ndarray[Any, Any], row_file: Path) -> dict[str, Any]:
     """Evaluate a finished run and write its row and each user's recall."""
     opened = runs.load_run(place)
+    dataset = opened.dataset()
     if entry.inference:
         change_settings(opened.model, dict(entry.inference))
-    dataset, searcher = opened.dataset(), opened.model.searcher
+        opened.model.after_training(dataset, opened.facts["seed"])
+    searcher = opened.model.searcher
     policy = replace(searcher.policy, **dict(entry.policy))
     found = evaluate(partial(searcher.retrieve, policy=policy), dataset, ks=KS, cells=cells)
     log = runs.read_log(place / runs.LOG)

@@ -50,7 +50,8 @@ class TesseraConfig(WarmConfig):
         targets weighs 1: a rare item lies where its part does, and one with many events where these draw it.
     trust
         How much of its learned correction the posterior keeps at inference, where the normaliser is exact: it is surer
-        of users that it was trained on than it may be of others. 0 leaves the full softmax.
+        of users that it was trained on than it may be of others. 0 leaves the full softmax; the more of it, the fewer
+        cells hold a user's best items, at a cost in recall that is small up to 2.
     reader_rank
         Rank of what an interest changes about the user vector; 0 leaves one user vector for all interests.
     reader_dropout
@@ -63,7 +64,7 @@ class TesseraConfig(WarmConfig):
     settle_epochs: int = Field(20, ge=0)
     spread: float = Field(3.3, ge=0)
     normaliser: Literal["auto", "exact", "moments"] = "auto"
-    trust: float = Field(0.5, ge=0, le=1)
+    trust: float = Field(0.5, ge=0, le=4)
     reader_rank: int = Field(0, ge=0)
     reader_dropout: float = Field(0.2, ge=0, lt=1)
 

@@ -74,9 +74,9 @@ def test_the_served_probability_is_the_trained_one_and_sums_to_one():
     assert -wanted.mean().item() == pytest.approx(trained.item(), abs=1e-4)
 
 
-@pytest.mark.parametrize("trust", [0.0, 0.4])
+@pytest.mark.parametrize("trust", [0.0, 0.4, 2.0])
 @torch.no_grad()
-def test_beside_the_full_softmax_an_item_has_its_score_there_and_a_part_of_the_correction_of_its_cell(trust):
+def test_beside_the_full_softmax_an_item_has_its_score_there_and_trust_times_the_correction_of_its_cell(trust):
     network = network_with_cells(**EXACT, trust=trust)
     network.heat.fill_(1.7)
     history, items = torch.tensor([[3, 5, 8, 13]]), network.items.all()
