@@ -1,7 +1,7 @@
 """tessera beside the full softmax: time of a step over a large catalogue, and how few cells hold a user's best items.
 
     python benchmarks/tessera.py steps
-    python benchmarks/tessera.py cells DATASET RUN [--baseline RUN]
+    python benchmarks/tessera.py cells DATASET RUN [--trust 1 2] [--baseline RUN]
 
 Writes its part of ``benchmarks/results/tessera.json``.
 
@@ -159,13 +159,15 @@ def main() -> None:
     cells.add_argument("run", type=Path, help="a run of tessera without a reader")
     cells.add_argument("--baseline", type=Path, help="a run of a single-vector model")
     cells.add_argument("--users", type=int, default=2000)
-    cells.add_argument("--trust", type=float, help="share of the posterior's correction, not the run's own")
+    cells.add_argument("--trust", type=float, nargs="+", default=[], help="other shares of the posterior's correction")
     options = parser.parse_args()
     if options.part == "steps":
         found = step_times(options.rounds)
     else:
         dataset = Dataset.open(options.dataset)
-        found = {"tessera": concentration(dataset, options.run, options.users, None, options.trust)}
+        found = {"tessera": concentration(dataset, options.run, options.users, None)}
+        for trust in options.trust:
+            found[f"tessera, trust = {trust:g}"] = concentration(dataset, options.run, options.users, None, trust)
         if options.baseline:
             codes = found["tessera"]["cells"]
             found["k-means"] = concentration(dataset, options.baseline, options.users, codes)
