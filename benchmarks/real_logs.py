@@ -96,15 +96,16 @@ class Job:
 WINDOWS = ("encoder.kind=windows",)
 """The best encoder on validation users of Beauty for every model but those that read the history in their own way."""
 COSINE = ("normalise=true", "temperature=0.1", "training.learning_rate=0.003")
-CROSS = (*WINDOWS, "features=true")
+CROSS = (*WINDOWS, "features=true", "pairs=1024")
 CODES = (
     "tokens.count=4",
     "codebook.levels=1",
     "codebook.codes=1024",
     "weights.commitment=0.1",
+    "reads=8",
     "training.final_rate=0.05",
 )
-"""Codes enough to hold a user, and a learning rate at which tokens hardly outrun them."""
+"""Codes enough to hold a user, read in plenty, and a learning rate at which tokens hardly outrun them."""
 
 RIVALS = (
     Entry("popularity", "popularity"),
@@ -118,7 +119,7 @@ RIVALS = (
 CODEBOOKS = tuple(Entry(name, name, WINDOWS) for name in ("sparc", "gemirec", "tessera"))
 FEATURES = (
     Entry("two-tower, features", "two-tower", (*WINDOWS, "features=true")),
-    Entry("all-to-all, features", "all-to-all", (*CROSS, "pairs=1024", "tokens.count=1")),
+    Entry("all-to-all, features", "all-to-all", (*CROSS, "tokens.count=1")),
     Entry("sparcode, features", "sparcode", (*CROSS, *CODES)),
 )
 """The comparison of the SparCode paper, whose gain lies in features; on logs whose items have some."""

@@ -210,8 +210,8 @@ def _health(one: Entry) -> tuple[str, str]:
 
 
 def paired(measured: Sequence[Entry], rivals: Sequence[str], codebooks: Sequence[str]) -> list[str]:
-    """The best codebook method against every rival, paired by user."""
-    ours = [one for one in measured if one.label in codebooks]
+    """The best codebook method against every rival, paired by user; other searches of its run are not chosen from."""
+    ours = [one for one in measured if one.label in codebooks and one.label == one.rows[0]["model"]]
     theirs = [one for one in measured if one.label in rivals]
     if not ours or not theirs:
         return []
