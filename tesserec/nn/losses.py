@@ -72,21 +72,26 @@ class _FullSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, users: Tensor, items: Tensor, targets: Tensor, temperature: float) -> Tensor:
-        chunk = max(LEAST_ROWS, CHUNK_LOGITS // len(items))
+        chunk, wide = max(LEAST_ROWS, CHUNK_LOGITS // len(items)), torch.promote_types(users.dtype, torch.float32)
         # Written over by every chunk: to get memory of this size anew costs more than the softmax.
         products = users.new_empty(chunk, len(items))
-        shares = torch.empty_like(products, dtype=torch.float32)
-        d_users, d_items = torch.empty_like(users), torch.zeros_like(items, dtype=torch.float32)
-        total = users.new_zeros((), dtype=torch.float32)
+        shares = products if products.dtype == wide else torch.empty_like(products, dtype=wide)
+        d_users, d_items = torch.empty_like(users), torch.zeros_like(items, dtype=wide)
+        total = users.new_zeros((), dtype=wide)
         for begin in range(0, len(users), chunk):
             rows, wanted = users[begin : begin + chunk], targets[begin : begin + chunk, None]
-            slope, share = products[: len(rows)], shares[: len(rows)]
+            slope = products[: len(rows)]
+            # Where both are one tensor, the copies below do nothing.
+            share = slope if shares is products else shares[: len(rows)]
             share.copy_(torch.mm(rows / temperature, items.T, out=slope))
             torch.softmax(share, -1, out=share)
             total -= share.gather(1, wanted).clamp_min(TINY).log().sum()
             slope.copy_(share.scatter_add_(1, wanted, share.new_full(wanted.shape, -1.0)))
             torch.mm(slope, items, out=d_users[begin : begin + chunk])
-            d_items += slope.T @ rows
+            if shares is products:
+                d_items.addmm_(slope.T, rows)
+            else:
+                d_items += slope.T @ rows
         scale = 1 / (temperature * len(users))
         d_users *= scale
         d_items *= scale
