@@ -7,8 +7,8 @@ Writes its part of ``benchmarks/results/tessera.json``.
 
 ``steps``: loss, gradients and one Adam step over 300,000 items of width 64 for 1,024 positions, one thread, targets by
 a Zipf law; the encoder, which is the same for all, is left out. The full softmax is ``nn.losses.full_softmax`` as it
-stands, and with larger blocks of rows, which suit a catalogue of this size better. Processor time, the least of a few
-rounds.
+stands, and with larger blocks of rows, which suit a catalogue of this size better. In bfloat16 where training would
+pick it. Processor time, the least of a few rounds.
 
 ``cells``: of the items that a trained model ranks first, how many cells hold 99 of 100, with cells visited by falling
 posterior; means over users of the test part, at the temperature of training. ``--baseline`` names a run of a
@@ -39,6 +39,7 @@ from tesserec.nn import losses
 from tesserec.nn.cells import start_cells
 from tesserec.nn.codebook import codebook_health
 from tesserec.nn.factorised import Layout, Moments, cell_softmax
+from tesserec.training.loop import use_bf16
 
 RESULT = Path(__file__).parent / "results" / "tessera.json"
 ITEMS, WIDTH, ROWS, PARTS, K, HELD = 300_000, 64, 1024, 8, 100, 99
@@ -80,7 +81,8 @@ def step_times(rounds: int) -> dict[str, Any]:
         for fast in seconds
         if fast not in whole
     }
-    return {"items": ITEMS, "width": WIDTH, "rows": ROWS, "cpu_seconds": seconds, "ratios": ratios}
+    of = {"items": ITEMS, "width": WIDTH, "rows": ROWS, "precision": "bf16" if use_bf16("auto") else "fp32"}
+    return of | {"cpu_seconds": seconds, "ratios": ratios}
 
 
 def _seconds(loss: Callable[[], Tensor], optimiser: torch.optim.Optimizer, rounds: int) -> float:
@@ -88,7 +90,7 @@ def _seconds(loss: Callable[[], Tensor], optimiser: torch.optim.Optimizer, round
     for _ in range(rounds + 1):
         started = time.process_time()
         optimiser.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16("auto")):
             value = loss()
         value.backward()
         optimiser.step()
@@ -161,8 +163,10 @@ def main() -> None:
     cells.add_argument("--users", type=int, default=2000)
     cells.add_argument("--trust", type=float, nargs="+", default=[], help="other shares of the posterior's correction")
     options = parser.parse_args()
+    name = options.part
     if options.part == "steps":
         found = step_times(options.rounds)
+        name = f"steps, {found['precision']}"
     else:
         dataset = Dataset.open(options.dataset)
         found = {"tessera": concentration(dataset, options.run, options.users, None)}
@@ -173,9 +177,9 @@ def main() -> None:
             found["k-means"] = concentration(dataset, options.baseline, options.users, codes)
     machine = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "torch": torch.__version__}
     known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    known[options.part] = {"date": date.today().isoformat(), "machine": machine, **found}
+    known[name] = {"date": date.today().isoformat(), "machine": machine, **found}
     RESULT.write_text(json.dumps(known, indent=2) + "\n")
-    print(json.dumps(known[options.part], indent=2))
+    print(json.dumps(known[name], indent=2))
 
 
 if __name__ == "__main__":
