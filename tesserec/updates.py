@@ -2,7 +2,7 @@
 
 An update prepares the old events and the new ones together, moves the trained weights onto the new catalogue, trains
 on for some epochs if asked to, and publishes. The directory that it makes is a run like any other, with its dataset
-inside, so it can be evaluated, compared with the run before, and updated again.
+inside, so it can be evaluated and updated again.
 """
 
 from __future__ import annotations

@@ -35,7 +35,9 @@ def prepare(
     k_core: Annotated[int, typer.Option(help="Drop users and items with fewer events, until none is left.")] = 0,
     min_user_events: Annotated[int, typer.Option(help="The same for users alone.")] = 0,
     min_item_events: Annotated[int, typer.Option(help="The same for items alone.")] = 0,
-    repeats: Annotated[str, typer.Option(help="Of a user and item keep: keep (all), first or last.")] = "keep",
+    repeats: Annotated[
+        str, typer.Option(help="Of a user and item: keep (all), distinct (by time), first or last.")
+    ] = "keep",
     role: Annotated[
         list[str] | None,
         typer.Option(metavar="COLUMN=KIND", help="categorical, multi, numeric, text or vector; may be repeated."),

@@ -71,6 +71,10 @@ class Events:
         """One event for each (user, item)."""
         return self.where(cast(Mask, _unrepeated(self.offsets, self.values, items, keep == "last")))
 
+    def distinct(self, items: int) -> Mask:
+        """False for events whose user, item and key another one before has; there must be keys."""
+        return cast(Mask, _distinct(self.offsets, self.values, self.keys, items))
+
     def core(self, items: int, min_user: int, min_item: int) -> Events:
         """Drop users and items with fewer events than asked, again and again, until none is left."""
         if min_user <= 1 and min_item <= 1:
@@ -156,6 +160,19 @@ def _unrepeated(offsets: Any, values: Any, items: int, last: bool) -> Any:
             if seen_by[values[position]] == user:
                 keep[position] = False
             seen_by[values[position]] = user
+    return keep
+
+
+@njit(cache=True)
+def _distinct(offsets: Any, values: Any, keys: Any, items: int) -> Any:
+    """True for the first event of each (user, item, key)."""
+    keep = np.ones(len(values), np.bool_)
+    seen_by, seen_at = np.full(items, -1, np.int32), np.zeros(items, np.int64)
+    for user in range(len(offsets) - 1):
+        for position in range(offsets[user], offsets[user + 1]):
+            item = values[position]
+            keep[position] = seen_by[item] != user or seen_at[item] != keys[position]
+            seen_by[item], seen_at[item] = user, keys[position]
     return keep
 
 

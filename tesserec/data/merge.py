@@ -29,7 +29,8 @@ def prepare_more(
     """Prepare the events of a dataset and of a later log as one, under the dataset's split.
 
     Events that the dataset has already (same user, item and second) count once. Filters on counts of events are not
-    applied again.
+    applied again. Under a user hold-out known users stay in their part, so that a model which goes on is never measured
+    on users whom it was trained on; new ones are drawn.
 
     Parameters
     ----------
@@ -46,7 +47,6 @@ def prepare_more(
     ConfigError
         If the dataset was split by time: its cuts lie in the past.
     """
-    split = _split(dataset)
     old, new = _events(dataset), read_events(log, columns)
     for name, ids in (("user", dataset.users), ("item", dataset.items)):
         if new[name].dtype.is_integer() and ids.values.dtype.is_integer():
@@ -58,11 +58,12 @@ def prepare_more(
     keys = ["user", "item", "time"]
     if "time" in old.columns:
         new = new.join(old, on=keys, how="anti", maintain_order="left")
+    both = pl.concat([old.select(new.columns), new])
     return prepare(
-        pl.concat([old.select(new.columns), new]),
+        both,
         out=out,
         items=_items(dataset, items),
-        split=split,
+        split=_split(dataset, both["user"].unique().sort()),
         columns={name: name if name in new.columns else None for name in keys},
         roles=dataset.roles,
         repeats="first" if dataset.exclude_seen else "keep",
@@ -72,11 +73,16 @@ def prepare_more(
     )
 
 
-def _split(dataset: Dataset) -> Split:
+def _split(dataset: Dataset, users: pl.Series) -> Split:
     if dataset.split["name"] == LeaveOneOut.name:
         return LeaveOneOut()
     if dataset.split["name"] == UserHoldout.name:
-        return UserHoldout(dataset.split["seed"])
+        assert dataset.train_users is not None
+        # The last place is that of users who are not known.
+        part_of = np.full(len(dataset.users) + 1, -1)
+        for part, members in enumerate((dataset.train_users, dataset.valid.users, dataset.test.users)):
+            part_of[members] = part
+        return UserHoldout(dataset.split["seed"], part_of[dataset.users.encode(users.to_list())])
     raise ConfigError(
         f"the dataset is split by {dataset.split['name']!r}, whose cuts lie before the new events; prepare the whole "
         "log again"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import polars as pl
@@ -27,7 +27,7 @@ from tesserec.data.tables import Table, collect, read_table
 from tesserec.data.values import Times, id_values, number_values, time_values
 from tesserec.errors import ConfigError, DataError, UserError
 
-Repeats = Literal["keep", "first", "last"]
+Repeats = Literal["keep", "distinct", "first", "last"]
 Progress = Callable[[str], None]
 DENSE = 8
 """Integer ids with at most this many numbers an id are turned into codes by a table."""
@@ -44,8 +44,8 @@ class Filters:
     min_item_events: int
 
     def __post_init__(self) -> None:
-        if self.repeats not in ("keep", "first", "last"):
-            raise ConfigError(f"repeats = {self.repeats!r}; choose 'keep', 'first' or 'last'")
+        if self.repeats not in get_args(Repeats):
+            raise ConfigError(f"repeats = {self.repeats!r}; choose 'keep', 'distinct', 'first' or 'last'")
         for name in ("min_user_events", "min_item_events"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} = {getattr(self, name)}; expected 0 or more")
@@ -92,7 +92,8 @@ def prepare(
     min_weight
         Keep only rows with at least this weight (rating).
     repeats
-        Keep all events of the same user and item, or only the first or the last.
+        Keep all events of the same user and item, each of these with a time of its own (``"distinct"``), or only the
+        first or the last.
     min_user_events, min_item_events
         Drop users and items with fewer events, until both hold; 5 and 5 is the 5-core. With ``min_item_events`` of 0,
         items of the items table that never occur stay in the catalogue; from 1 on they leave it.
@@ -141,6 +142,7 @@ def prepare(
     order = _catalogue_order(kept, parts.train, catalogue, item_ids, filters)
     item_table = catalogue.table(item_ids.gather(order), report)
     user_table = read_users(users, report.columns, user_ids.gather(user_codes))
+    report.exclude_seen = _exclude_seen(exclude_seen, report)
     dataset = Dataset(
         items=IdMap(item_table["id"]),
         users=IdMap(user_table["id"]),
@@ -152,7 +154,7 @@ def prepare(
         train_times=_seconds(kept),
         split=describe(chosen, parts.facts),
         fingerprint="",
-        exclude_seen=_exclude_seen(exclude_seen, report),
+        exclude_seen=report.exclude_seen,
         train_users=parts.users,
         user_table=user_table,
         report=report,
@@ -271,19 +273,38 @@ def _coded(frame: pl.LazyFrame, column: str, ids: pl.Series) -> pl.LazyFrame:
 
 def _filtered(events: Events, filters: Filters, items: int, report: PrepareReport) -> Events:
     """Repeats and minimum counts."""
-    if filters.repeats != "keep":
-        rows = len(events)
+    rows = len(events)
+    if filters.repeats == "first" or filters.repeats == "last":
         events = events.without_repeats(filters.repeats, items)
         report.dropped["repeats"] = rows - len(events)
+    elif events.per_second:
+        events = _distinct(events, filters.repeats == "distinct", items, report)
+    elif filters.repeats == "distinct":
+        raise ConfigError("repeats = 'distinct' needs times, but the log has only an order; choose another or 'keep'")
     rows = len(events)
     events = events.core(items, filters.min_user_events, filters.min_item_events)
     if rows != len(events):
         report.dropped["minimum counts"] = rows - len(events)
-    report.repeats = 0 if filters.repeats != "keep" else events.repeats(items)
+    report.repeats = 0 if filters.repeats in ("first", "last") else events.repeats(items)
     if not len(events):
         raise DataError(
             f"no event is left after min_user_events = {filters.min_user_events} and min_item_events = "
             f"{filters.min_item_events}, {rows:,} before; lower them"
+        )
+    return events
+
+
+def _distinct(events: Events, drop: bool, items: int, report: PrepareReport) -> Events:
+    """Drop events that are there twice, or warn of them: the second may be a target whose history holds the first."""
+    keep = events.distinct(items)
+    twice = int((~keep).sum())
+    if drop:
+        report.dropped["duplicates"] = twice
+        return events.where(keep)
+    if twice:
+        report.warnings.append(
+            f"{twice:,} events have the user, item and time of another one; if they are the same event recorded twice, "
+            "targets stand in their own histories: repeats = 'distinct' (--repeats distinct) counts them once"
         )
     return events
 

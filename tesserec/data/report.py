@@ -28,6 +28,8 @@ class PrepareReport:
         Events a user.
     repeats
         Events left whose item the same user had before.
+    exclude_seen
+        Whether items of the history are left out of answers.
     train_users, valid_users, test_users
         Rows of each part.
     dropped_users
@@ -47,6 +49,7 @@ class PrepareReport:
     mean_length: float = 0.0
     median_length: float = 0.0
     repeats: int = 0
+    exclude_seen: bool | None = None
     train_users: int = 0
     valid_users: int = 0
     test_users: int = 0
@@ -69,8 +72,16 @@ class PrepareReport:
             f"items            {self.items:,}, {self.cold_items:,} without a training event",
             f"events           {self.events:,}, mean {self.mean_length:.1f} and median {self.median_length:g} a user",
             f"repeats          {self.repeats:,}",
+            f"seen items       {_SEEN[self.exclude_seen]}",
             f"held out         {self.valid_users:,} for validation, {self.test_users:,} for testing; "
             f"{self.train_users:,} train",
             *(f"left out         {count:,} users of {part}" for part, count in self.dropped_users.items() if count),
         ]
         return facts + [f"warning          {warning}" for warning in self.warnings]
+
+
+_SEEN = {
+    None: "unknown",
+    True: "left out of answers",
+    False: "kept in answers; --repeats first or last leaves them out",
+}

@@ -6,7 +6,8 @@ ranges that :func:`check_leakage` answers.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import dataclass, field, fields
 from datetime import date, datetime, timezone
 from typing import Any, ClassVar
 
@@ -76,23 +77,36 @@ class UserHoldout:
     Attributes
     ----------
     seed
-        Shuffles the users.
+        Shuffles the users; at most 4,294,967,295.
+    known
+        Parts of users who have one already, by user: 0 train, 1 validation, 2 test, -1 for those to be drawn. None
+        draws all.
     """
 
     name: ClassVar[str] = "user-holdout"
     seed: int = 0
+    known: Ints | None = field(default=None, repr=False, compare=False)
 
     def apply(self, events: Events) -> Parts:
         """Ranges of this split."""
-        users = len(events.lengths)
-        # RandomState promises one stream for all NumPy versions; the newer Generator does not.
-        shuffled = np.random.RandomState(self.seed).permutation(users)
-        first, second = int(users * 0.8), int(users * 0.9)
-        train = np.sort(shuffled[:first])
+        train, *held = (np.flatnonzero(self._part_of(len(events.lengths)) == part) for part in range(3))
         histories = Histories(events.values, events.offsets[:-1][train], events.offsets[1:][train])
-        valid, without_valid = self._held_out(events, np.sort(shuffled[first:second]))
-        test, without_test = self._held_out(events, np.sort(shuffled[second:]))
+        (valid, without_valid), (test, without_test) = (self._held_out(events, users) for users in held)
         return Parts(train, histories, valid, test, {"valid": without_valid, "test": without_test}, {})
+
+    def _part_of(self, users: int) -> Ints:
+        """The part of each user, 0 to 2."""
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed = {self.seed}; the seed of 'user-holdout' is a number from 0 to {2**32 - 1:,}")
+        # RandomState promises one stream for all NumPy versions; the newer Generator does not.
+        if self.known is None:
+            place = np.empty(users, np.int64)
+            place[np.random.RandomState(self.seed).permutation(users)] = np.arange(users)
+            return np.searchsorted([int(users * 0.8), int(users * 0.9)], place, side="right")
+        # New users come a few at a time, so each is drawn by itself; by how many are known, so not all draws are alike.
+        random = np.random.RandomState([self.seed, int((self.known >= 0).sum())])
+        drawn = np.searchsorted([0.8, 0.9], random.random_sample(users), side="right")
+        return np.where(self.known >= 0, self.known, drawn)
 
     def _held_out(self, events: Events, users: Ints) -> tuple[Part, int]:
         seen = (events.lengths[users] * 0.8).astype(np.int64)
@@ -177,7 +191,8 @@ def make_split(split: str | Split) -> Split:
 
 def describe(split: Split, facts: dict[str, Any]) -> dict[str, Any]:
     """Name and parameters of a split, as a dataset keeps them."""
-    parameters = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(split).items()}
+    given = {one.name: getattr(split, one.name) for one in fields(split) if one.repr}
+    parameters = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
     return {"name": split.name, **parameters, **facts}
 
 
@@ -266,6 +281,8 @@ def _period(events: Events, starts: Ints, begin: Ints, end: Ints) -> tuple[Part,
 def _key(cut: Moment, per_second: int) -> int:
     """A cut time at the resolution of the log; times without a zone are UTC."""
     if isinstance(cut, (int, float)):
+        if not math.isfinite(cut):
+            raise ConfigError(f"cut {cut!r} is no time; write it like 2024-05-31, or as Unix seconds")
         return round(cut * per_second)
     try:
         moment = datetime.fromisoformat(cut.replace("Z", "+00:00")) if isinstance(cut, str) else cut

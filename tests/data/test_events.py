@@ -59,6 +59,7 @@ def test_repeats(log) -> None:
     last = [[pair for n, pair in enumerate(row) if pair[0] not in [i for i, _ in row[n + 1 :]]] for row in rows]
     assert _rows(events.without_repeats("last", ITEMS)) == last
     assert events.repeats(ITEMS) == sum(map(len, rows)) - sum(map(len, first))
+    assert _rows(events.where(events.distinct(ITEMS))) == [list(dict.fromkeys(row)) for row in rows]
 
 
 @FAST

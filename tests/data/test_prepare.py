@@ -99,8 +99,24 @@ def test_repeats_and_seen_items() -> None:
     assert not prepare(log, repeats="first", exclude_seen=False).exclude_seen
     with pytest.raises(ConfigError, match="exclude_seen is on, but 4 events repeat an item"):
         prepare(log, exclude_seen=True)
-    with pytest.raises(ConfigError, match="repeats = 'drop'; choose 'keep', 'first' or 'last'"):
+    with pytest.raises(ConfigError, match="repeats = 'drop'; choose 'keep', 'distinct', 'first' or 'last'"):
         prepare(log, repeats="drop")
+
+
+def test_an_event_recorded_twice_is_warned_of_and_counted_once_on_demand() -> None:
+    log = _frame([(u, i, START + t) for u in (1, 2) for t, i in enumerate("abac")])
+    twice = pl.concat([log, log])
+    warned = prepare(twice)
+    assert any("8 events have the user, item and time of another one" in line for line in warned.report.lines())
+    assert _all_events(warned)[1] == list("aabbaacc")
+    once = prepare(twice, repeats="distinct")
+    assert _all_events(once)[1] == list("abac")
+    assert (once.exclude_seen, once.report.dropped, once.report.warnings) == (False, {"duplicates": 8}, [])
+    assert any(line == "seen items       kept in answers; --repeats first or last leaves them out"
+               for line in once.report.lines())  # fmt: skip
+    assert prepare(log).report.warnings == []
+    with pytest.raises(ConfigError, match="'distinct' needs times"):
+        prepare(log.drop(log.columns[2]), repeats="distinct")
 
 
 def test_minimum_counts_hold_for_both_sides() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tesserec.data.dataset import Dataset, Part
 from tesserec.data.events import Events
 from tesserec.data.histories import Histories
+from tesserec.data.merge import prepare_more
 from tesserec.data.prepare import prepare
 from tesserec.data.splits import LeaveOneOut, Parts, TimeSplit, UserHoldout, check_leakage, make_split
 from tesserec.errors import ConfigError, DataError
@@ -63,6 +64,39 @@ def test_user_holdout_depends_on_its_seed_only() -> None:
               ((log, 1), (log.reverse(), 1), (log, 2))]  # fmt: skip
     assert splits[0] == splits[1] == [5, 11, 12]
     assert splits[2] != splits[0]
+
+
+def test_users_stay_in_their_part_when_a_later_log_comes_on_top() -> None:
+    days = {f"u{n:03d}": list(range(5)) for n in range(100)}
+    old = prepare(_log(days), split=UserHoldout(3))
+    later = _log({f"u{n:03d}": [9] for n in range(0, 100, 2)} | {f"t{n:03d}": list(range(5)) for n in range(200)})
+    new = prepare_more(old, later)
+    members = [_members(one) for one in (old, new)]
+    for before, after in zip(*members, strict=True):
+        assert before == {user for user in after if user.startswith("u")}
+    drawn = [sum(user.startswith("t") for user in part) for part in members[1]]
+    assert sum(drawn) == 200
+    assert drawn[0] in range(140, 181)
+    assert min(drawn[1:]) > 8
+    assert _members(prepare_more(new, later.head(1))) == members[1]
+    assert new.split == old.split
+
+
+def _members(dataset: Dataset) -> list[set[str]]:
+    parts = (dataset.train_users, dataset.valid.users, dataset.test.users)
+    return [set(dataset.users.decode(users).to_list()) for users in parts]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_cannot_be_is_refused(seed: int) -> None:
+    with pytest.raises(ConfigError, match="is a number from 0 to 4,294,967,295"):
+        prepare(_log({f"u{n}": [1, 2, 3] for n in range(20)}), split=UserHoldout(seed))
+
+
+@pytest.mark.parametrize("cut", [float("nan"), float("inf")])
+def test_a_cut_that_is_no_time_is_refused(cut: float) -> None:
+    with pytest.raises(ConfigError, match="is no time"):
+        prepare(_log({"u": [1, 3, 5, 9], "v": [1, 3, 5, 9]}), split=TimeSplit((cut, 10.0)))
 
 
 def test_user_holdout_drops_and_counts_users_with_one_event() -> None:
