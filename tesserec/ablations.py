@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tesserec.errors import ConfigError, train_extra
+from tesserec.errors import ConfigError, TrainingRefused, train_extra
 from tesserec.files import write_json
 from tesserec.runs import Run, train_run
 from tesserec.training.recipe import load_recipe
@@ -167,31 +167,42 @@ def ablate(
     -------
     dict
         ``study``, ``question``, ``protocol``, ``fingerprint``, ``seed``, ``sets`` and ``rows``; a row has ``label``,
-        ``model``, ``sets``, ``policy``, ``metrics`` (value and 95 % interval) and ``against_first`` (paired difference
-        and p by metric).
+        ``model``, ``sets``, ``policy``, ``refused`` (why its training was, or None), ``metrics`` (value and 95 %
+        interval) and ``against_first`` (paired difference and p by metric).
 
     Raises
     ------
     ConfigError
-        If there is no such study, or a setting is unknown to one of its models.
+        If there is no such study, a setting is unknown to one of its models, or a cut-off exceeds the catalogue.
+    TrainingRefused
+        If the training of the first variant was, with which the others are compared.
     """
-    from tesserec.evaluation.protocol import evaluate
+    from tesserec.data.dataset import Dataset
+    from tesserec.evaluation.protocol import cut_offs, evaluate
     from tesserec.evaluation.significance import compare
 
     variants, novel = _checked(study, sets), STUDIES[study].novel
+    ks = cut_offs(ks, len(Dataset.open(dataset).items))
     evaluations: dict[str, Evaluation] = {}
+    refused: dict[str, str] = {}
     cells = None
     for variant in variants:
         if report:
             report(variant.label)
-        run = _trained(dataset, variant, Path(out), sets, seed, progress)
+        try:
+            run = _trained(dataset, variant, Path(out), sets, seed, progress)
+        except TrainingRefused as error:
+            if not evaluations:
+                raise
+            refused[variant.label] = str(error)
+            continue
         searcher = run.model.searcher
         cells = searcher.cells if novel and cells is None else cells
         retrieve = partial(searcher.retrieve, policy=replace(searcher.policy, **variant.policy))
         evaluations[variant.label] = evaluate(retrieve, run.dataset(dataset), ks=ks, cells=cells)
     shown = [name.format(k=k) for k in ks for name in (*METRICS, *((NOVEL,) if novel else ()))]
     tested = [name.format(k=k) for k in ks for name in ("recall@{k}", *((NOVEL,) if novel else ()))]
-    paired = compare(evaluations, tested).table.to_dicts()
+    paired = compare(evaluations, tested).table.to_dicts() if len(evaluations) > 1 else []
     first = next(iter(evaluations.values()))
     result = {
         "study": study,
@@ -206,7 +217,8 @@ def ablate(
                 "model": variant.model,
                 "sets": list(variant.sets),
                 "policy": variant.policy,
-                "metrics": {name: asdict(evaluations[variant.label].metrics[name]) for name in shown},
+                "refused": refused.get(variant.label),
+                "metrics": _figures(evaluations.get(variant.label), shown),
                 "against_first": {row["metric"]: row for row in paired if row["run"] == variant.label},
             }
             for variant in variants
@@ -214,6 +226,10 @@ def ablate(
     }
     write_json(Path(out) / f"{study}.json", result)
     return result
+
+
+def _figures(evaluation: Evaluation | None, names: Sequence[str]) -> dict[str, Any]:
+    return {} if evaluation is None else {name: asdict(evaluation.metrics[name]) for name in names}
 
 
 def _checked(study: str, sets: Sequence[str]) -> tuple[Variant, ...]:

@@ -1,7 +1,7 @@
 """Workflows over runs that are trained: measure them, compare them, report on them.
 
 What is measured stays in the run: ``evaluation/`` and ``interests.json`` of its test part, ``evaluation-valid/`` and
-``interests-valid.json`` of its validation part.
+``interests-valid.json`` of its validation part; the pages are ``report.html`` and ``report-valid.html``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from tesserec.evaluation.interest_result import InterestEvaluation
     from tesserec.evaluation.result import Evaluation
     from tesserec.evaluation.significance import Comparison
-
-REPORT = "report.html"
 
 
 def evaluate_run(
@@ -82,6 +80,11 @@ def interests_path(run: Path, part: str = "test") -> Path:
     return Path(run) / ("interests.json" if part == "test" else f"interests-{part}.json")
 
 
+def report_path(run: Path, part: str = "test") -> Path:
+    """Where a run keeps the page on a part."""
+    return Path(run) / ("report.html" if part == "test" else f"report-{part}.html")
+
+
 def load_interests(run: Path, part: str = "test") -> InterestEvaluation | None:
     """Figures on the interests of an evaluated run; None where they were left out."""
     from tesserec.evaluation.interest_result import InterestEvaluation
@@ -96,10 +99,12 @@ def load_evaluations(paths: Sequence[Path], part: str = "test") -> dict[str, Eva
     Raises
     ------
     UserError
-        If a run has not been evaluated on that part, or a run is named twice.
+        If a run has not been evaluated on that part, there is no such part, or a run is named twice.
     """
     from tesserec.evaluation.result import Evaluation
 
+    if part not in ("test", "valid"):
+        raise UserError(f"part = {part!r}; choose 'test' or 'valid'")
     found = {}
     for path, name in zip(paths, _short_names(paths), strict=True):
         run = load_run(path)

@@ -12,6 +12,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tesserec.errors import ArtefactError, ConfigError, UserError, train_extra
+from tesserec.errors import ArtefactError, ConfigError, DataError, MissingExtra, UserError, train_extra
 from tesserec.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -116,14 +117,11 @@ def load_run(path: Path) -> Run:
 def how_to_resume(run: Run) -> str:
     """The command that goes on with an unfinished run."""
     facts = run.facts
-    sets = "".join(
-        f" --set {key}={value['value']}" for key, value in facts["settings"].items() if value["from"] == "set"
-    )
-    recipe = f" --recipe {facts['recipe']}" if facts["recipe"] else ""
-    return (
-        f"go on with: tesserec train {facts['dataset']} --model {facts['model']}{recipe}{sets} "
-        f"--seed {facts['seed']} --out {run.path} --resume"
-    )
+    words = ["tesserec", "train", facts["dataset"], "--model", facts["model"]]
+    words += ["--recipe", facts["recipe"]] if facts["recipe"] else []
+    for key, value in facts["settings"].items():
+        words += ["--set", f"{key}={value['value']}"] if value["from"] == "set" else []
+    return f"go on with: {shlex.join([*words, '--seed', str(facts['seed']), '--out', str(run.path), '--resume'])}"
 
 
 def train_run(
@@ -190,8 +188,14 @@ def train_run(
     begin = time.perf_counter()
     # A run that was stopped before its first checkpoint begins anew.
     resume = resume and (run.path / CHECKPOINT).is_dir()
-    with train_extra(f"training {model_name}"):
-        model = model_type(config).fit(dataset, seed=seed, run=run.path, resume=resume, progress=progress)
+    try:
+        with train_extra(f"training {model_name}"):
+            model = model_type(config).fit(dataset, seed=seed, run=run.path, resume=resume, progress=progress)
+    except (ConfigError, DataError, MissingExtra):
+        # What cannot be trained here would only be in the way of the corrected command.
+        if [path.name for path in run.path.iterdir()] == [CONFIG]:
+            shutil.rmtree(run.path)
+        raise
     run.facts["seconds"] = round(time.perf_counter() - begin, 2)
     model.save(run.path / MODEL)
     write_json(run.path / CONFIG, run.facts)

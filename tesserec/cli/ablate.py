@@ -23,7 +23,7 @@ def ablate(
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of every variant; may be repeated."),
     ] = None,
     k: Annotated[str, typer.Option("-k", help="Cut-offs, separated by commas.")] = "10,50",
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Answer one question about the codebook methods: train its variants, measure them, compare them.
@@ -50,6 +50,9 @@ def ablate(
         return
     columns, rows = table(result)
     print_table([columns[0], *(f">{name}" for name in columns[1:])], rows, result["question"])
+    for row in result["rows"]:
+        if row["refused"]:
+            say(f"{row['label']} is left out: {row['refused']}")
 
 
 def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -58,11 +61,11 @@ def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     from tesserec.evaluation.intervals import Estimate
 
     names = list(result["rows"][0]["metrics"])
-    paired = list(result["rows"][-1]["against_first"])
+    paired = list(dict.fromkeys(name for row in result["rows"] for name in row["against_first"]))
     columns = ["variant", *names, *(f"{name} against the first" for name in paired)]
     rows = []
     for row in result["rows"]:
-        cells = [estimate_text(Estimate(**row["metrics"][name])) for name in names]
+        cells = [estimate_text(Estimate(**one) if (one := row["metrics"].get(name)) else None) for name in names]
         for name in paired:
             one = row["against_first"].get(name)
             cells.append(f"{one['difference']:+.4f} (p = {one['p_holm']:.4f})" if one else "")

@@ -15,7 +15,7 @@ def demo(
     data: Annotated[Path | None, typer.Option(help="A log of your own instead of the synthetic world.")] = None,
     items: Annotated[Path | None, typer.Option(help="Its items table, if there is one.")] = None,
     short: Annotated[bool, typer.Option("--short", help="A smaller world and fewer epochs.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the world and of training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the world and of training.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo at --out.")] = False,
 ) -> None:
     """Run the whole line: prepare, train, evaluate, index, recommend.

@@ -110,20 +110,21 @@ def _settings(name: str, size: Size, items: int) -> list[str]:
 def _evaluate(out: Path, names: list[str]) -> dict[str, Evaluation]:
     """All runs measured alike, with the served model's interests as the common ground for novelty."""
     cells_of = out / "runs" / "sparc" if "sparc" in names else None
-    return {name: evaluate_run(out / "runs" / name, ks=KS, cells_of=cells_of) for name in names}
+    items = len(Dataset.open(out / "dataset").items)
+    ks = [k for k in KS if k <= items] or [items]
+    return {name: evaluate_run(out / "runs" / name, ks=ks, cells_of=cells_of) for name in names}
 
 
 def _print_results(evaluations: dict[str, Evaluation], world: World | None) -> None:
-    rows = [
-        [name, *(estimate_text(one.metrics.get(metric)) for metric in METRICS)] for name, one in evaluations.items()
-    ]
+    first = next(iter(evaluations.values()))
+    metrics = [metric for metric in METRICS if metric in first.metrics] or list(first.metrics)[:1]
+    rows = [[name, *(estimate_text(one.metrics[metric]) for metric in metrics)] for name, one in evaluations.items()]
     if world is not None:
         best = [f"{world.optimal_recall(int(metric.partition('@')[2])):.4f}" if metric.startswith("recall") else ""
-                for metric in METRICS]  # fmt: skip
+                for metric in metrics]  # fmt: skip
         rows.append(["best possible", *best])
-    first = next(iter(evaluations.values()))
     title = f"{first.protocol['users']:,} test users, {first.protocol['items']:,} items, full catalogue, 95 % intervals"
-    print_table(["model", *(f">{metric}" for metric in METRICS)], rows, title)
+    print_table(["model", *(f">{metric}" for metric in metrics)], rows, title)
 
 
 def _print_answers(out: Path, world: World | None) -> list[Any]:

@@ -34,7 +34,8 @@ def evaluate(
 ) -> None:
     """Measure a run over the full catalogue, with 95 % intervals.
 
-    The result is kept in RUN/evaluation and RUN/interests.json, a page to read in RUN/report.html.
+    The result is kept in RUN/evaluation and RUN/interests.json, a page to read in RUN/report.html; those of the
+    validation part beside them, as evaluation-valid and so on.
 
     [bold]Examples[/bold]
 
@@ -44,7 +45,7 @@ def evaluate(
 
         tesserec evaluate runs/popularity --cells runs/sparc
     """
-    from tesserec.evaluations import REPORT, evaluate_run, load_interests, write_run_report
+    from tesserec.evaluations import evaluate_run, load_interests, report_path, write_run_report
 
     ks = parse_ks(k)
     existing(run, "a run that `tesserec train` wrote")
@@ -65,7 +66,7 @@ def evaluate(
         if interests is not None:
             _print_interests(interests)
     if all(importlib.util.find_spec(name) for name in ("jinja2", "matplotlib")):
-        say(f"report: {write_run_report([run], run / REPORT, part)}")
+        say(f"report: {write_run_report([run], report_path(run, part), part)}")
     else:
         say("no report.html; run: pip install 'tesserec[report]'")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,7 +49,7 @@ def prepare(
     cuts: Annotated[
         str | None, typer.Option(metavar="TIME,TIME", help="Of the time split; times, or shares such as 0.8,0.9.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Shuffles the users of user-holdout.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Shuffles the users of user-holdout.")] = 0,
     exclude_seen: Annotated[
         bool | None,
         typer.Option(
@@ -105,7 +106,8 @@ def prepare(
         print_json({"dataset": str(out), "fingerprint": dataset.fingerprint, "split": dataset.split, **report})
     else:
         print_prepared(dataset)
-        say(f"{out} is ready; next: tesserec train {out} --model popularity --out runs/popularity")
+        following = ["tesserec", "train", str(out), "--model", "popularity", "--out", "runs/popularity"]
+        say(f"{out} is ready; next: {shlex.join(following)}")
 
 
 def print_prepared(dataset: Dataset) -> None:
@@ -132,9 +134,12 @@ def _split(name: str, seed: int, cuts: str | None) -> str | Split:
 
 def _moment(text: str) -> Any:
     """A share or number where the text is one, otherwise the text of a date."""
+    text = text.strip()
+    if len(text) == 8 and text.isdigit():
+        raise UserError(f"--cuts holds {text}, seconds since 1970 as numbers go; write a date like 2024-06-01")
     for number in (int, float):
         try:
             return number(text)
         except ValueError:
             continue
-    return text.strip()
+    return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +25,7 @@ def train(
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; may be repeated.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an unfinished run of the same settings.")
     ] = False,
@@ -43,7 +44,7 @@ def train(
 
         tesserec train shop --model sparc --set training.epochs=20 --seed 1 --out runs/sparc --resume
     """
-    from tesserec.runs import how_to_resume, load_run, train_run
+    from tesserec.runs import CONFIG, how_to_resume, load_run, train_run
 
     existing(dataset, "a dataset that `tesserec prepare` wrote")
     try:
@@ -59,5 +60,7 @@ def train(
             progress=True,
         )
     except KeyboardInterrupt:
+        if not (out / CONFIG).is_file():
+            raise Interrupted("stopped before the run began; nothing is left of it") from None
         raise Interrupted(f"stopped; {how_to_resume(load_run(out))}") from None
-    say(f"{out}: {model} in {run.facts['seconds']:.1f} s; next: tesserec evaluate {out}")
+    say(f"{out}: {model} in {run.facts['seconds']:.1f} s; next: {shlex.join(['tesserec', 'evaluate', str(out)])}")

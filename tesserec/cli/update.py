@@ -31,7 +31,7 @@ def update(
         Path | None, typer.Option(help="Publish as the next generation of this bundle root.", show_default=False)
     ] = None,
     dataset: Annotated[Path | None, typer.Option(help="The run's dataset, if it was moved.")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Bring a run up to date: old and new events together, the codebook kept, new items placed in it.

@@ -71,6 +71,11 @@ def find_column(
         if matches:
             return matches[0]
     if required:
+        if len(columns) == 1 and (mark := next((one for one in ";\t|" if one in columns[0]), None)):
+            raise DataError(
+                f"{table} has the one column {columns[0]!r}, which {mark!r} seems to divide; save it with commas "
+                "between the columns (.csv) or with tabs (.tsv)"
+            )
         raise DataError(f"{table} has no column that is known as the {what}; it has {list(columns)}; pass {option}")
     return None
 

@@ -81,7 +81,7 @@ def collect(frame: pl.LazyFrame, table: Table) -> pl.DataFrame:
     try:
         return frame.collect(engine="streaming")
     except (PolarsError, OSError) as error:
-        raise DataError(f"{_culprit(table)} cannot be read: {_brief(error)}; write or copy it again") from error
+        raise DataError(f"{_culprit(table)} cannot be read: {_brief(error)}; {_advice(error)}") from error
 
 
 def read_table(source: Any) -> Table:
@@ -236,6 +236,14 @@ def _culprit(table: Table) -> str:
             except (PolarsError, OSError):
                 return name
     return table.name
+
+
+def _advice(error: Exception) -> str:
+    if "utf-8" in str(error).lower():
+        return "save it as UTF-8"
+    if "more fields" in str(error):
+        return "a row has more fields than the header; put quotes around values that hold the separator"
+    return "write or copy it again"
 
 
 def _brief(error: Exception) -> str:

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from tesserec.evaluation import beyond
 from tesserec.evaluation.drawing import INK, LINE, SOFT, Plot, colour, dash, legend, to_svg
 from tesserec.evaluation.intervals import Estimate
-from tesserec.evaluation.result import Evaluation
+from tesserec.evaluation.result import Evaluation, same_cells
 
 Rows = Sequence[Mapping[str, Any]]
 Runs = Mapping[str, Evaluation]
@@ -39,8 +39,9 @@ def recall_by_k(runs: Runs, ks: Sequence[int]) -> Plot:
 
 
 def recall_by_slice(runs: Runs, k: int) -> Plot | None:
-    """Recall of all users beside the slices that at least one run has."""
+    """Recall of all users beside the slices that at least one run has; novel targets only where they are the same."""
     parts = [part for part in _SLICES if any(_name("recall", k, part) in run.metrics for run in runs.values())]
+    parts = [part for part in parts if part != "novel" or same_cells(runs.values())]
     if len(parts) < 2:
         return None
 

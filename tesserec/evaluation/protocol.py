@@ -80,7 +80,7 @@ def evaluate(
         the protocol excludes them.
     """
     held = held_out(dataset, part)
-    ks = _cut_offs(ks, len(dataset.items))
+    ks = cut_offs(ks, len(dataset.items))
     lists = _retrieve_all(retrieve, dataset, held, max(ks), batch_users, progress)
     chosen = slices(dataset, held, cells, rules)
     per_user = _per_user(lists, held, dataset, ks, compat, vectors)
@@ -136,7 +136,7 @@ def held_out(dataset: Dataset, part: str) -> Part:
     return held
 
 
-def _cut_offs(ks: Sequence[int], items: int) -> list[int]:
+def cut_offs(ks: Sequence[int], items: int) -> list[int]:
     for k in ks:
         if not 1 <= k <= items:
             raise ConfigError(f"k = {k}; the catalogue has {items} items, so k must lie between 1 and {items}")

@@ -11,7 +11,7 @@ from tesserec.errors import MissingExtra, UserError
 from tesserec.evaluation.grid import Cell, Grid
 from tesserec.evaluation.interest_report import Interests, Section, section
 from tesserec.evaluation.intervals import Estimate
-from tesserec.evaluation.result import Evaluation, main_k, order, parse
+from tesserec.evaluation.result import Evaluation, main_k, order, parse, same_cells
 from tesserec.evaluation.significance import Comparison
 from tesserec.files import write_atomic
 
@@ -137,7 +137,7 @@ def _summary(runs: Mapping[str, Evaluation], k: int) -> Grid:
     best = set()
     for place, column in enumerate(columns):
         values = [e.value if (e := row[2][place]) else float("-inf") for row in rows]
-        if parse(column)[0] in HIGHER_IS_BETTER:
+        if parse(column)[0] in HIGHER_IS_BETTER and (parse(column)[2] != "novel" or same_cells(runs.values())):
             best |= {(number, place) for number, value in enumerate(values) if value == max(values)}
     return Grid(f"All runs at k = {k}; the best value of each column is bold", "run", columns, rows, best)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,11 @@ class Evaluation:
 def main_k(ks: Sequence[int]) -> int:
     """The cut-off that stands for all: 20 where it is among them, else the middle one."""
     return 20 if 20 in ks else ks[len(ks) // 2]
+
+
+def same_cells(evaluations: Iterable[Evaluation]) -> bool:
+    """Whether evaluations with cells have the same, so that what is novel to a user is so in all of them."""
+    return len({one.protocol["cells_sha256"] for one in evaluations} - {None}) <= 1
 
 
 def parse(name: str) -> tuple[str, int, str]:

@@ -52,8 +52,10 @@ def load_recipe(config: type[C], path: Path | None = None, sets: Sequence[str] =
         return config.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{key} = {first['input']!r} is refused: {first['msg']}") from None
+        key, why = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
+        # A check of several settings together names them itself.
+        together = first["type"] == "value_error" and isinstance(first["input"], dict)
+        raise ConfigError(why if together else f"{key} = {first['input']!r} is refused: {why}") from None
 
 
 def keys(config: type[BaseModel], prefix: str = "") -> Iterator[str]:

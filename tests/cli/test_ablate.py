@@ -5,10 +5,11 @@ import json
 
 import pytest
 
-from tesserec.ablations import STUDIES
+from tesserec.ablations import STUDIES, Study, Variant
+from tesserec.errors import TrainingRefused
 from tesserec.evaluation.slices import cells_hash
 from tesserec.models import MODELS, model_class
-from tesserec.runs import load_run
+from tesserec.runs import load_run, train_run
 from tesserec.training.recipe import load_recipe
 from tests.cli.conftest import QUICK, QUICK_SPARC, run_cli, sets
 
@@ -61,4 +62,28 @@ def test_mistakes_are_refused_before_anything_is_trained(shop, tmp_path):
     assert "known studies: coupling" in run_cli("ablate", shop, "--study", "couplin", "--out", out, code=2)
     message = run_cli("ablate", shop, "--study", "interests", "--out", out, "--set", "epocs=3", code=2)
     assert "unknown setting 'epocs'" in message
+    assert "k = 500; the catalogue has" in run_cli(
+        "ablate", shop, "--study", "interests", "--out", out, "-k", "10,500", code=2
+    )
     assert not out.exists()
+
+
+def test_a_variant_whose_training_is_refused_is_a_row_that_says_so(shop, tmp_path, monkeypatch):
+    variants = tuple(Variant(name, name) for name in ("popularity", "item-knn", "two-tower"))
+    monkeypatch.setitem(STUDIES, "small", Study("Which?", variants))
+
+    def train(dataset, model, *args, **kwargs):
+        if model == refuses:
+            raise TrainingRefused("its loss is not finite")
+        return train_run(dataset, "popularity", *args, **kwargs)
+
+    monkeypatch.setattr("tesserec.ablations.train_run", train)
+    command = ("ablate", shop, "--study", "small", "--out", tmp_path, "-k", "10")
+    refuses = "two-tower"
+    first, second, third = json.loads(run_cli(*command, "--json"))["rows"]
+    assert (first["refused"], second["refused"], third["refused"]) == (None, None, "its loss is not finite")
+    assert second["against_first"]["recall@10"]["difference"] == 0
+    assert third["metrics"] == third["against_first"] == {}
+    assert "two-tower" in run_cli(*command)
+    refuses = "popularity"
+    assert "not finite" in run_cli(*command, code=3)

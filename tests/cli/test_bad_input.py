@@ -145,6 +145,35 @@ def test_train_on_something_else(tmp_path, run):
     assert "nowhere" in refused(tmp_path, "train", "nowhere", "--model", "popularity", "--out", tmp_path / "run")
 
 
+def test_what_cannot_be_trained_leaves_no_run_in_the_way(tmp_path, shop):
+    pytest.importorskip("torch")
+    train = ["train", shop, "--model", "sparc", "--out", tmp_path / "run", "--set"]
+    assert "codebook.codes = 5000" in refused(tmp_path, *train, "codebook.codes=5000")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_negative_seed_is_refused(tmp_path, shop):
+    train = ["train", shop, "--model", "popularity", "--out", tmp_path / "run"]
+    assert "seed" in run_cli(*train, "--seed", "-1", code=2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_tables_that_are_saved_in_another_way_say_how(tmp_path):
+    for content, advice in (
+        (b"user;item;time\nu;a;1\n", "';' seems to divide"),
+        (b"user,item,time\nu,a,1\nu,caf\xe9,2\n", "save it as UTF-8"),
+        (b"user,item\nu,a\nu,Hello, world\n", "put quotes around"),
+    ):
+        (tmp_path / "log.csv").write_bytes(content)
+        args = (tmp_path / "log.csv", "--split", "leave-one-out", "--out", tmp_path / "out")
+        assert advice in run_cli("prepare", *args, code=2)
+
+
+def test_a_cut_that_is_a_date_without_marks_is_refused(tmp_path):
+    args = ("--split", "time", "--cuts", "20240601,20240701", "--out", tmp_path / "out")
+    assert "write a date like 2024-06-01" in run_cli("prepare", _good(tmp_path), *args, code=2)
+
+
 def test_run_is_not_overwritten_unasked(shop, run):
     assert "--overwrite" in run_cli("train", shop, "--model", "popularity", "--out", run, code=2)
 
@@ -196,6 +225,7 @@ def test_comparison_across_datasets_is_refused(tmp_path, log, run):
     run_cli("evaluate", tmp_path / "run")
     assert "dataset" in run_cli("compare", run, tmp_path / "run", code=2)
     assert "twice" in run_cli("compare", run, run, code=2)
+    assert "choose 'test' or 'valid'" in run_cli("compare", run, tmp_path / "run", "--part", "train", code=2)
 
 
 def test_unevaluated_run_cannot_be_compared(tmp_path, shop, run):

@@ -188,6 +188,17 @@ def test_demo_takes_a_log_of_ones_own(log, tmp_path, monkeypatch):
     assert "best possible" not in shown
 
 
+def test_demo_measures_a_small_catalogue_at_the_cut_offs_that_it_has(tmp_path, monkeypatch):
+    from tesserec.cli import line
+
+    monkeypatch.setattr(line, "TRAINED", ())
+    rows = [(f"u{n}", f"i{(n * 7 + m * m) % 30}", 1_700_000_000 + m) for n in range(60) for m in range(6)]
+    pl.DataFrame(rows, schema=["user", "item", "time"], orient="row").write_parquet(tmp_path / "log.parquet")
+    shown = run_cli("demo", "--data", tmp_path / "log.parquet", "--out", tmp_path / "demo")
+    assert "recall@20" in shown
+    assert "recall@50" not in shown
+
+
 @pytest.mark.parametrize("command", ["train", "index"])
 def test_missing_extra_is_named(shop, run, tmp_path, monkeypatch, command):
     def missing(*args, **kwargs):

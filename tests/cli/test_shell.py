@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import typer
 from tesserec.cli.app import app
 from tesserec.cli.shell import explain, parse_ks
 from tesserec.errors import MissingExtra, TrainingRefused, UserError
+from tesserec.runs import Run, how_to_resume
 from tests.cli.conftest import QUICK, run_cli, sets
 
 COMMANDS = [command.callback.__name__ for command in app.registered_commands]
@@ -104,6 +106,25 @@ def test_thread_environment_is_set_before_anything_heavy():
         [sys.executable, "-c", code], env={**env, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_an_interruption_before_the_run_began_says_so(shop, tmp_path, monkeypatch):
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tesserec.runs.train_run", stopped)
+    args = ("train", shop, "--model", "popularity", "--out", tmp_path / "run")
+    assert "before the run began" in run_cli(*args, code=130)
+
+
+def test_the_command_to_go_on_survives_a_shell(tmp_path):
+    settings = {"a.b": {"value": "x y", "from": "set"}, "c": {"value": 1, "from": "default"}}
+    facts = {"dataset": "/my data", "model": "sparc", "recipe": None, "seed": 3, "settings": settings}
+    command = how_to_resume(Run(tmp_path / "a run", facts)).removeprefix("go on with: ")
+    assert shlex.split(command) == [
+        "tesserec", "train", "/my data", "--model", "sparc", "--set", "a.b=x y", "--seed", "3",
+        "--out", str(tmp_path / "a run"), "--resume",
+    ]  # fmt: skip
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the train extra")

@@ -92,6 +92,20 @@ def test_page_is_well_formed_and_loads_nothing(text: str) -> None:
     assert {value[1:] for value in references if value} <= set(ids)
 
 
+def test_recall_of_novel_targets_has_no_winner_where_these_differ(runs: dict[str, Evaluation], tmp_path: Path) -> None:
+    other = replace(runs["_second"], protocol=runs["_second"].protocol | {"cells_sha256": "another"})
+    same, differ = (written(tmp_path, {**runs, "_second": second}) for second in (runs["_second"], other))
+    assert same.count('"best"') == differ.count('"best"') + 1
+    assert "novel interests" in same
+    assert "novel interests" not in differ
+
+
+def written(folder: Path, runs: dict[str, Evaluation]) -> str:
+    path = folder / "page.html"
+    write_report(path, runs)
+    return path.read_text()
+
+
 def test_drawings_are_valid_and_take_their_colours_from_the_page(text: str) -> None:
     drawings = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
     assert len(drawings) == 8

@@ -30,6 +30,7 @@ def test_a_written_recipe_reads_the_same(tmp_path):
         (["zzz=3"], "unknown setting 'zzz'; known keys: .*codebook.codes"),
         (["training.epochs=-1"], "training.epochs = -1 is refused"),
         (["training.epochs=many"], "training.epochs = 'many' is refused"),
+        (["training.epochs=5"], "^warmup_epochs = 18 leaves none"),
         (["training.epochs"], "not of the form key=value"),
         (["features.colour=1"], "unknown setting 'features.colour'"),
         (["interests=3", "interests.x=1"], "'interests' is a setting, not a group"),
