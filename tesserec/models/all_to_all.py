@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,7 +18,7 @@ from tesserec.data.histories import Histories
 from tesserec.index.contract import Floats
 from tesserec.index.postings import EveryItem
 from tesserec.index.searcher import Searcher
-from tesserec.models.codebooks import WarmConfig
+from tesserec.models.codebooks import LossWeights, WarmConfig
 from tesserec.models.network import Network, TensorBatch, last_valid
 from tesserec.models.neural import NeuralRetriever
 from tesserec.nn.cross import CrossScorer
@@ -29,7 +29,7 @@ BLOCK_SCORES = 16_777_216
 """Scores of tokens with items that are alive at a time outside training, 64 MiB."""
 
 
-class CrossWeights(BaseModel):
+class CrossWeights(LossWeights):
     """Weights of the loss terms; each at 0 switches its term off.
 
     Attributes
@@ -40,8 +40,6 @@ class CrossWeights(BaseModel):
         Sampled softmax of the encoder's state against item vectors, a two-tower (ours): item vectors and states learn
         from the whole pool of negatives, of which the cross scorer sees ``pairs``.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     cross: float = Field(1.0, ge=0)
     single: float = Field(1.0, ge=0)

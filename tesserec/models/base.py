@@ -19,7 +19,24 @@ from pydantic import BaseModel
 from typing_extensions import Self
 
 from tesserec.data.dataset import Dataset
+from tesserec.errors import ArtefactError
+from tesserec.files import open_directory
 from tesserec.index.searcher import Searcher
+
+
+def open_model(path: Path, name: str) -> None:
+    """Check the directory of a saved model.
+
+    Raises
+    ------
+    ArtefactError
+        If it is damaged, or holds another model than ``name``.
+    """
+    seen = open_directory(path, "model").get("model")
+    if seen != name:
+        raise ArtefactError(
+            f"{path} holds a model of kind {seen!r}, not {name!r}; tesserec.models.load_model opens any"
+        )
 
 
 class Retriever(ABC):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import Self
@@ -14,6 +14,18 @@ from tesserec.errors import ConfigError
 from tesserec.models.network import Network, NeuralConfig
 from tesserec.models.neural import NeuralRetriever, TorchSide, some_users
 from tesserec.nn.losses import TINY
+
+
+class LossWeights(BaseModel):
+    """Weights of the terms of a loss."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="after")
+    def _one_above_zero(self) -> Self:
+        if not any(self.model_dump().values()):
+            raise ValueError(f"weights = {self.model_dump()}, so that nothing would be learned; set one above 0")
+        return self
 
 
 class WarmConfig(NeuralConfig):

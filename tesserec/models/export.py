@@ -103,7 +103,7 @@ def export_items(network: Network, folder: Path, place: nn.Module | None = None,
                 folder / "item_encoder.onnx",
                 ["numbers", *(f"codes_{number}" for number in range(len(columns)))],
                 ["raw"],
-                ({0: batch}, tuple(lists)),
+                ({0: batch}, *([tuple(lists)] if lists else [])),
             )
     vocabulary = None if features is None else features.source.vocabulary.to_json()
     write_json(folder / "items.json", {"dim": dim, "vocabulary": vocabulary})

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
 from tesserec.data.features import ItemFeatures
 from tesserec.index.contract import Merge, Policy
-from tesserec.models.codebooks import InterestNetwork, WarmConfig, check_codes
+from tesserec.models.codebooks import InterestNetwork, LossWeights, WarmConfig, check_codes
 from tesserec.models.network import TensorBatch, last_valid
 from tesserec.models.neural import NeuralRetriever
 from tesserec.nn.dictionary import DictionaryConfig, InterestDictionary
@@ -21,7 +21,7 @@ from tesserec.nn.generative import NEVER, AutoregressivePosterior, number_of, tu
 from tesserec.nn.interests import Reader, cell_logits
 
 
-class GemiRecWeights(BaseModel):
+class GemiRecWeights(LossWeights):
     """Weights of the loss terms; each at 0 switches its term off.
 
     Attributes
@@ -39,8 +39,6 @@ class GemiRecWeights(BaseModel):
         The right interest must beat a wrong one for the same item (BPR; ours), so that a reader cannot ignore its
         query.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     retrieval: float = Field(1.0, ge=0)
     single: float = Field(1.0, ge=0)

@@ -16,14 +16,14 @@ from tesserec.data.batches import Batch, NegativeSampler, SequenceBatches
 from tesserec.data.dataset import Dataset, Part
 from tesserec.data.features import ItemFeatures
 from tesserec.data.histories import Histories
-from tesserec.errors import ArtefactError, DataError, TrainingRefused
+from tesserec.errors import ArtefactError, ConfigError, DataError, TrainingRefused
 from tesserec.evaluation.metrics import recall
-from tesserec.files import open_directory, publish_directory, read_json, write_json
+from tesserec.files import publish_directory, read_json, write_json
 from tesserec.index.catalogue import Catalogue
 from tesserec.index.contract import Codes, Encoded, Floats, Policy
 from tesserec.index.postings import VectorPostings
 from tesserec.index.searcher import Searcher
-from tesserec.models.base import Retriever
+from tesserec.models.base import Retriever, open_model
 from tesserec.models.network import Network, TensorBatch
 from tesserec.models.popularity import Popularity
 from tesserec.training.checkpoint import load_tensors, save_tensors
@@ -74,11 +74,18 @@ class NeuralRetriever(Retriever):
 
         Raises
         ------
+        ConfigError
+            If a setting does not fit the dataset, such as features where the items have none.
         TrainingRefused
             If a loss is not finite, a codebook collapses, or the best epoch is not above popularity.
         """
         self.catalogue = Catalogue.from_dataset(dataset)
         features = ItemFeatures.from_dataset(dataset) if self.config.features else None
+        if features is not None and not (features.sizes or features.numbers.shape[1]):
+            raise ConfigError(
+                "features = true, but the items have no categorical, multi, numeric or vector column; prepare the "
+                "dataset with an items table that has some, or leave features off"
+            )
         torch.manual_seed(seed)
         self.network = self.network_class(len(dataset.items), self.config, features).to(device())
         task = self.task(dataset, seed)
@@ -97,9 +104,16 @@ class NeuralRetriever(Retriever):
 
         Raises
         ------
+        DataError
+            If the dataset's items are not the model's.
         TrainingRefused
             See :meth:`fit`.
         """
+        if not dataset.items.values.equals(self.catalogue.items.values):
+            raise DataError(
+                f"the dataset's {len(dataset.items):,} items are not the {len(self.catalogue):,} of the model, or in "
+                "another order; tesserec.models.warm.warm_start moves a model onto another dataset"
+            )
         begun = self.config.training.epochs
         training = self.config.training.model_copy(update={"epochs": begun + epochs})
         self.config = self.config.model_copy(update={"training": training})
@@ -168,7 +182,7 @@ class NeuralRetriever(Retriever):
     @classmethod
     def load(cls, path: Path) -> Self:
         """Open what :meth:`save` wrote; see :meth:`Retriever.load`."""
-        open_directory(path, "model")
+        open_model(path, cls.name)
         model = cls(cls.Config.model_validate(read_json(path / "config.json")))
         model.catalogue = Catalogue.open(path)
         features = ItemFeatures.open(path) if model.config.features else None

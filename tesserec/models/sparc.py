@@ -6,14 +6,14 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tesserec.data.dataset import Dataset
 from tesserec.data.features import ItemFeatures
 from tesserec.index.contract import Merge, Policy
-from tesserec.models.codebooks import InterestNetwork, WarmConfig, calibrate, check_codes
+from tesserec.models.codebooks import InterestNetwork, LossWeights, WarmConfig, calibrate, check_codes
 from tesserec.models.network import TensorBatch, last_valid
 from tesserec.models.neural import NeuralRetriever
 from tesserec.nn.codebook import upkeep
@@ -23,7 +23,7 @@ from tesserec.nn.quantisers import CodebookConfig, Quantised, ResidualQuantiser
 from tesserec.training.config import TrainingConfig
 
 
-class SparcWeights(BaseModel):
+class SparcWeights(LossWeights):
     """Weights of the loss terms; each at 0 switches its term off.
 
     The paper, as reported, weighs its six terms 1 except the shuffled one, 10. The defaults are ours: beside a softmax
@@ -47,8 +47,6 @@ class SparcWeights(BaseModel):
     interest
         Cross-entropy of the posterior.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     softmax: float = Field(1.0, ge=0)
     single: float = Field(1.0, ge=0)
@@ -76,7 +74,8 @@ class SparcConfig(WarmConfig):
     warmup_epochs
         Epochs as a plain single-vector model before k-means sets the codebook; best more than half of all.
     query_sum_share
-        Share of training queries that use the whole reconstruction of the target instead of its level-0 codeword.
+        Share, of the training queries that are not drawn, of those that use the whole reconstruction of the target
+        instead of its level-0 codeword.
     query_drawn_share
         Share of training queries whose code is drawn from the posterior, as at inference, instead of the target's.
     contrast_rows
@@ -329,9 +328,9 @@ class Sparc(NeuralRetriever):
 
     Against the paper, since it ranked better: most training queries take a code drawn from the posterior, because a
     reader that only ever sees the target's code trusts it too much when it has to be guessed; the whole reconstruction,
-    which all but names the target, is not used unless ``query_sum_share`` says so (the paper: half); the tower adds to
-    what the single-vector model believes of each cell, so that SPARC starts as that model; BPR weighs 0.1 (the paper:
-    10). ``coupling`` gives the two controls for joint training.
+    which all but names the target, is not used unless ``query_sum_share`` says so (the paper: half, none drawn); the
+    tower adds to what the single-vector model believes of each cell, so that SPARC starts as that model; BPR weighs 0.1
+    (the paper: 10). ``coupling`` gives the two controls for joint training.
 
     Scores are comparable across interests: the codebook estimates each interest's softmax denominator, which is
     subtracted, so that ``u_c . z_i`` is ``log p(i | c, u)`` up to the estimate's error. Lists are merged by

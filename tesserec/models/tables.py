@@ -9,13 +9,13 @@ from pathlib import Path
 from typing_extensions import Self
 
 from tesserec.data.dataset import Dataset
-from tesserec.files import open_directory, publish_directory, read_json, write_json
+from tesserec.files import publish_directory, read_json, write_json
 from tesserec.index.catalogue import Catalogue
 from tesserec.index.contract import Policy
 from tesserec.index.score_postings import ScorePostings
 from tesserec.index.searcher import Searcher
 from tesserec.index.user_side import ConstantSide, HistorySide
-from tesserec.models.base import Retriever
+from tesserec.models.base import Retriever, open_model
 
 
 class TableRetriever(Retriever):
@@ -57,7 +57,7 @@ class TableRetriever(Retriever):
     @classmethod
     def load(cls, path: Path) -> Self:
         """See :meth:`Retriever.load`."""
-        open_directory(path, "model")
+        open_model(path, cls.name)
         model = cls(cls.Config.model_validate(read_json(path / "config.json")))
         model.catalogue = Catalogue.open(path)
         model.lists = ScorePostings.open(path / "postings")

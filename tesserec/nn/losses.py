@@ -15,6 +15,9 @@ from torch.nn import functional as F
 CHUNK_LOGITS = 4_000_000
 """Logits that are alive at a time in the full softmax, so that they stay near the processor ..."""
 
+LEFT_OUT = -1e4
+"""Logarithm of the share of a negative that is none: its exponential is 0."""
+
 LEAST_ROWS = 128
 """... unless that leaves fewer rows than this: thin products over a large catalogue cost more than the cache saves."""
 
@@ -56,7 +59,8 @@ def sampled_softmax(
 
 def softmax_of_scores(positive: Tensor, negative: Tensor, log_q: Tensor, same: Tensor, hardness: float = 0.0) -> Tensor:
     """:func:`sampled_softmax` of scores at hand: ``(rows,)`` of the positives, ``(rows, pool)`` of the negatives."""
-    share = (-(log_q + math.log(len(log_q)))).expand_as(negative).masked_fill(same, -math.inf)
+    # Not minus infinity: where all negatives are the row's own item there would be no gradient but NaN.
+    share = (-(log_q + math.log(len(log_q)))).expand_as(negative).masked_fill(same, LEFT_OUT)
     rest = (negative + share).logsumexp(-1)
     if hardness:
         mean_weight = (hardness * negative + share).logsumexp(-1) - share.logsumexp(-1)

@@ -262,8 +262,8 @@ class Quantiser(nn.Module):
     def restart_dead(self, z: Tensor, generator: torch.Generator) -> list[int]:
         """Move codes that too few vectors use onto random residuals of ``z``; returns how many at each level.
 
-        A code in use is never moved, no more codes are moved than there are vectors in crowded cells, and none if the
-        codebook is frozen. ``restarted`` then marks what was moved, ``(levels, codes)``.
+        A code that enough vectors use is never moved, no more codes are moved than there are vectors in crowded cells,
+        and none if the codebook is frozen. ``restarted`` then marks what was moved, ``(levels, codes)``.
         """
         self.restarted.zero_()
         if self.frozen:

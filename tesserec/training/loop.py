@@ -92,7 +92,7 @@ def use_bf16(precision: str) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())  # type: ignore[no-untyped-call,unused-ignore]
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))  # type: ignore[no-untyped-call,unused-ignore]
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
@@ -271,7 +271,10 @@ class Loop:
         tensors, facts = checkpoint.load_tensors(folder / "last.safetensors")
         if facts["seed"] != self.seed:
             raise ArtefactError(f"{folder} was trained with seed {facts['seed']}, not {self.seed}; use the same seed")
-        checkpoint.restore_network(self.task.network, tensors)
+        try:
+            checkpoint.restore_network(self.task.network, tensors)
+        except RuntimeError as error:
+            raise ArtefactError(f"{folder} is of a network of another shape: {error}; start anew") from None
         checkpoint.restore_optimisers(self.optimisers, tensors, facts["numbers"])
         checkpoint.restore_random(tensors)
         self.position = Position(**facts["position"])
@@ -323,3 +326,5 @@ def _forget_restarted(network: nn.Module, optimisers: list[torch.optim.Optimizer
                 for value in optimiser.state.get(module.codebooks, {}).values():
                     if value.shape == module.codebooks.shape:
                         value[module.restarted] = 0
+            # Once: what they have learned since stays.
+            module.restarted.zero_()

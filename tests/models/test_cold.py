@@ -6,11 +6,36 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tesserec.data.features import ItemFeatures
+from tesserec.data.prepare import prepare
+from tesserec.errors import ConfigError
 from tesserec.index.bundle import Bundle
+from tesserec.index.catalogue import Catalogue
 from tesserec.index.living import add_items
 from tesserec.models import model_class
 from tesserec.models.publish import publish_bundle
 from tests.models.worlds import dataset, settings, world
+
+
+def test_items_with_numbers_alone_are_encoded_in_a_bundle(tmp_path):
+    rows = [(f"u{n}", f"i{(n * 7 + m * m) % 30:02}", m) for n in range(60) for m in range(6)]
+    log = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+    items = pl.DataFrame({"id": [f"i{n:02}" for n in range(30)], "price": [float(n) for n in range(30)]})
+    cls = model_class("two-tower")
+    model = cls(cls.Config.model_validate({"features": True}))
+    data = prepare(log, items=items, roles={"price": "numeric"})
+    model.catalogue = Catalogue.from_dataset(data)
+    model.network = cls.network_class(30, model.config, ItemFeatures.from_dataset(data)).eval()
+    publish_bundle(model, tmp_path, {})
+    add_items(tmp_path, pl.DataFrame({"id": ["new"], "price": [3.0]}))
+    assert "new" in Bundle.open(tmp_path).recommend([["i00"]], 31)["item"].to_list()
+
+
+def test_features_that_are_not_there_are_refused():
+    cls = model_class("two-tower")
+    log = pl.DataFrame([(u, i, i) for u in "abcd" for i in range(6)], schema=["user", "item", "time"], orient="row")
+    with pytest.raises(ConfigError, match="features = true, but the items have no"):
+        cls(cls.Config.model_validate({"features": True})).fit(prepare(log))
 
 
 @pytest.mark.parametrize("name", ["sparc", "tessera"])

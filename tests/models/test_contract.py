@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 
+from tesserec.data.ids import IdMap
 from tesserec.errors import ArtefactError, ConfigError, DataError, UserError
 from tesserec.evaluation.metrics import recall
 from tesserec.index.bundle import Bundle
@@ -18,6 +21,26 @@ from tests.models.worlds import dataset, fitted, world
 MOMENTS = "tessera, moments"
 ALL = [*MODELS, MOMENTS]
 TRAINED = [*(name for name in MODELS if not issubclass(model_class(name), TableRetriever)), MOMENTS]
+
+
+def test_another_models_directory_is_refused_by_name(tmp_path):
+    fitted("popularity").save(tmp_path / "model")
+    for other in ("popularity-recent", "two-tower"):
+        with pytest.raises(ArtefactError, match=f"of kind 'popularity', not '{other}'"):
+            model_class(other).load(tmp_path / "model")
+
+
+def test_a_model_does_not_train_on_with_other_items():
+    before = fitted("two-tower")
+    with pytest.raises(DataError, match="are not the 120 of the model"):
+        before.fine_tune(replace(dataset(), items=IdMap(dataset().items.values.reverse())), 1)
+
+
+@pytest.mark.parametrize("name", ["sparc", "gemirec", "all-to-all"])
+def test_a_loss_of_no_terms_is_refused(name):
+    weights = dict.fromkeys(model_class(name).Config().weights.model_dump(), 0.0)
+    with pytest.raises(ValueError, match="nothing would be learned"):
+        model_class(name).Config.model_validate({"weights": weights})
 
 
 @pytest.fixture(params=ALL)

@@ -53,6 +53,18 @@ def test_log_q_correction_makes_a_skewed_pool_estimate_the_full_denominator():
     assert abs(corrected - full) < 0.02 < abs(uncorrected - full)
 
 
+@pytest.mark.parametrize("hardness", [0.0, 2.0])
+def test_a_row_without_a_negative_of_another_item_learns_nothing(vectors, hardness):
+    users, items = vectors
+    targets, pool = torch.arange(37) % 2, torch.zeros(3, dtype=torch.int64)
+    same = targets[:, None] == pool
+    loss = losses.sampled_softmax(users, items[targets], items[pool], torch.zeros(3), same, 1.0, hardness)
+    of_users, of_items = torch.autograd.grad(loss, vectors)
+    assert loss.isfinite()
+    assert of_items.isfinite().all()
+    assert torch.equal(of_users.any(-1), targets == 1)
+
+
 def test_the_positive_in_the_pool_is_left_out(vectors):
     users, items = vectors
     target, pool = torch.full((37,), 4), torch.tensor([4, 7])

@@ -93,6 +93,12 @@ def test_too_few_distinct_vectors_are_refused_with_the_setting():
         quantiser.start(torch.randn(3, 6).repeat(10, 1), seed=0)
 
 
+def test_a_part_with_too_few_values_is_named():
+    vectors = torch.cat([torch.randn(50, 2), torch.ones(50, 2)], -1)
+    with pytest.raises(ConfigError, match="codes = 4, but part 1 of the vectors has only 1 distinct values"):
+        ProductQuantiser(CodebookConfig(levels=2, codes=4), 4).start(vectors, 0)
+
+
 def test_dead_codes_restart_on_crowded_residuals_and_live_ones_stay():
     z, _ = clusters()
     quantiser = ResidualQuantiser(CodebookConfig(levels=1, codes=8), dim=6)

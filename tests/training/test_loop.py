@@ -1,6 +1,7 @@
 """The loop: interrupted runs end as uninterrupted ones, and worthless runs are refused by name."""
 
 import json
+from contextlib import suppress
 
 import pytest
 import torch
@@ -85,6 +86,15 @@ def test_a_checkpoint_is_whole_or_absent_and_says_so(tmp_path):
         (tmp_path / "cut").write_bytes(path.read_bytes()[:cut])
         with pytest.raises(ArtefactError, match="cut is damaged"):
             load_tensors(tmp_path / "cut")
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    data, config = dataset(), SASRecConfig.model_validate({"training": {"epochs": 1, "patience": 1}})
+    with suppress(TrainingRefused):  # one epoch may be too few, and leaves a checkpoint all the same
+        SASRec(config).fit(data, run=tmp_path)
+    wider = SASRecConfig.model_validate(config.model_dump() | {"encoder": {"dim": 32}})
+    with pytest.raises(ArtefactError, match="checkpoint is of a network of another shape"):
+        SASRec(wider).fit(data, run=tmp_path, resume=True)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_name(monkeypatch):
