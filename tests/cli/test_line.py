@@ -32,6 +32,15 @@ def test_evaluate_json_has_the_promised_shape(shop, run):
     assert not any(isinstance(v, float) and math.isnan(v) for one in answer["metrics"].values() for v in one.values())
 
 
+def test_each_part_has_a_page_of_its_own(run):
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    run_cli("evaluate", run)
+    page = (run / "report.html").read_text()
+    run_cli("evaluate", run, "--part", "valid")
+    assert (run / "report.html").read_text() == page != (run / "report-valid.html").read_text()
+
+
 def test_a_model_without_interests_says_so(run):
     answer = json.loads(run_cli("evaluate", run, "--json"))
     assert answer["interests"]["figures"] == {}
