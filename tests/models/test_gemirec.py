@@ -17,7 +17,7 @@ from tests.models.worlds import GEMIREC, dataset, fitted, world
 TERMS = ("retrieval", "single", "posterior", "dictionary", "shuffle")
 
 
-def network_and_batch(weights=(), **settings):
+def network_and_batch(weights=(("single", 1.0),), **settings):
     """A network with a dictionary, a reader and a posterior that listen, and one batch."""
     given = GEMIREC | {"shared": True, "weights": dict.fromkeys(TERMS, 0.0) | dict(weights)} | settings
     model = GemiRec(GemiRecConfig.model_validate(given))
