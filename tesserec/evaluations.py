@@ -101,10 +101,10 @@ def load_evaluations(paths: Sequence[Path], part: str = "test") -> dict[str, Eva
     UserError
         If a run has not been evaluated on that part, there is no such part, or a run is named twice.
     """
+    from tesserec.evaluation.protocol import check_part
     from tesserec.evaluation.result import Evaluation
 
-    if part not in ("test", "valid"):
-        raise UserError(f"part = {part!r}; choose 'test' or 'valid'")
+    check_part(part)
     found = {}
     for path, name in zip(paths, _short_names(paths), strict=True):
         run = load_run(path)

@@ -126,10 +126,15 @@ def _per_user(
     return columns | beyond.vector_diversity(lists, vectors, ks)
 
 
-def held_out(dataset: Dataset, part: str) -> Part:
-    """The held-out part of that name, never empty."""
+def check_part(part: str) -> None:
+    """Refuse a part that is not held out."""
     if part not in ("test", "valid"):
         raise ConfigError(f"part = {part!r}; choose 'test' or 'valid'")
+
+
+def held_out(dataset: Dataset, part: str) -> Part:
+    """The held-out part of that name, never empty."""
+    check_part(part)
     held: Part = getattr(dataset, part)
     if len(held.users) == 0:
         raise UserError(f"the {part} part holds no users; prepare the dataset with a split that holds some out")

@@ -17,8 +17,9 @@ from tesserec.models.network import TensorBatch, last_valid
 from tesserec.models.neural import NeuralRetriever
 from tesserec.nn.dictionary import DictionaryConfig, InterestDictionary
 from tesserec.nn.encoders import Block, causal_mask
-from tesserec.nn.generative import NEVER, AutoregressivePosterior, number_of, tuple_of
+from tesserec.nn.generative import AutoregressivePosterior, number_of, tuple_of
 from tesserec.nn.interests import Reader, cell_logits
+from tesserec.nn.losses import NEVER
 
 
 class GemiRecWeights(LossWeights):

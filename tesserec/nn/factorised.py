@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tesserec.nn.blocks import by_blocks
-from tesserec.nn.losses import CHUNK_LOGITS, TINY
+from tesserec.nn.losses import CHUNK_LOGITS, NEVER, TINY
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Moments:
     Attributes
     ----------
     log_sizes
-        Logarithm of the number of items, ``EMPTY`` for an empty part, ``(parts,)``.
+        Logarithm of the number of items, ``NEVER`` for an empty part, ``(parts,)``.
     means, variances
         Of the item vectors of a part, by coordinate, ``(parts, dim)``; zero for an empty part.
     """
@@ -100,7 +100,7 @@ class Moments:
         """Moments of item vectors ``(items, dim)`` by part ``(items,)``, differentiable in the vectors."""
         sizes = torch.bincount(part_of, minlength=parts).to(items.dtype)
         means, variances = _MeansAndVariances.apply(items, part_of, sizes)  # type: ignore[no-untyped-call]
-        return cls(sizes.log().clamp_min(EMPTY), means, variances)
+        return cls(sizes.log().clamp_min(NEVER), means, variances)
 
     def detach(self) -> Moments:
         """The same without gradients."""
@@ -109,7 +109,7 @@ class Moments:
     @property
     def empty(self) -> Tensor:
         """Which parts hold nothing, ``(parts,)``."""
-        return self.log_sizes <= EMPTY
+        return self.log_sizes <= NEVER
 
     def log_mass(self, users: Tensor) -> Tensor:
         """To second order, ``log sum_{i in p} exp(u . z_i)`` of every part for users ``(rows, dim)``."""
@@ -128,10 +128,6 @@ class Moments:
     def spread(self) -> Tensor:
         """Sum of the squared distances of items from the mean of their part, a scalar."""
         return self.log_sizes.exp() @ self.variances.sum(-1)
-
-
-EMPTY = -1e4
-"""Log-mass of nothing; finite, so that a cell without items has gradients."""
 
 
 class LowRankReader(nn.Module):

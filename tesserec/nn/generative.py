@@ -14,9 +14,6 @@ from torch.nn import functional as F
 
 from tesserec.errors import ConfigError
 
-NEVER = -1e4
-"""Logit of what cannot be: its probability is exactly zero in float32, and no sum or difference of it is NaN."""
-
 MOST_TUPLES = 1 << 20
 """More tuples than this cannot be listed with a probability each."""
 
@@ -42,7 +39,7 @@ class AutoregressivePosterior(nn.Module):
     linear layer that starts at zero, so that a fresh posterior is its base.
 
     Every method takes states ``(rows, dim)`` and a base ``(rows or 1, codes ** levels)``: logits over all tuples in
-    order of number, constants to the gradient, which say what is known without the heads. :data:`NEVER` rules a tuple
+    order of number, constants to the gradient, which say what is known without the heads. ``NEVER`` rules a tuple
     out. All but :meth:`sample` can be traced to ONNX.
 
     Parameters

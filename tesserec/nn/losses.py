@@ -15,11 +15,11 @@ from torch.nn import functional as F
 CHUNK_LOGITS = 4_000_000
 """Logits that are alive at a time in the full softmax, so that they stay near the processor ..."""
 
-LEFT_OUT = -1e4
-"""Logarithm of the share of a negative that is none: its exponential is 0."""
-
 LEAST_ROWS = 128
 """... unless that leaves fewer rows than this: thin products over a large catalogue cost more than the cache saves."""
+
+NEVER = -1e4
+"""Log-mass of nothing: its exponential is 0, and being finite it has gradients."""
 
 
 def sampled_softmax(
@@ -60,7 +60,7 @@ def sampled_softmax(
 def softmax_of_scores(positive: Tensor, negative: Tensor, log_q: Tensor, same: Tensor, hardness: float = 0.0) -> Tensor:
     """:func:`sampled_softmax` of scores at hand: ``(rows,)`` of the positives, ``(rows, pool)`` of the negatives."""
     # Not minus infinity: where all negatives are the row's own item there would be no gradient but NaN.
-    share = (-(log_q + math.log(len(log_q)))).expand_as(negative).masked_fill(same, LEFT_OUT)
+    share = (-(log_q + math.log(len(log_q)))).expand_as(negative).masked_fill(same, NEVER)
     rest = (negative + share).logsumexp(-1)
     if hardness:
         mean_weight = (hardness * negative + share).logsumexp(-1) - share.logsumexp(-1)

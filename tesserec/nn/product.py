@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tesserec.errors import ConfigError
@@ -49,13 +47,11 @@ class ProductQuantiser(Quantiser):
             )
         super().__init__(config, dim // config.levels)
 
-    def _refuse_too_few(self, residual: NDArray[np.float32], level: int) -> None:
-        codes, distinct = self.config.codes, len(np.unique(residual.round(6), axis=0))
-        if distinct < codes:
-            raise ConfigError(
-                f"codebook.codes = {codes}, but part {level} of the vectors has only {distinct} distinct values; use "
-                "fewer codes"
-            )
+    def _too_few(self, distinct: int, level: int) -> str:
+        return (
+            f"codebook.codes = {self.config.codes}, but part {level} of the vectors has only {distinct} distinct "
+            "values; use fewer codes"
+        )
 
     def _apply_codes(self, z: Tensor, soft: bool) -> Quantised:
         parts = z.view(len(z), self.config.levels, self.codebooks.shape[-1])

@@ -246,14 +246,17 @@ class Quantiser(nn.Module):
         self.started.fill_(True)
 
     def _refuse_too_few(self, residual: NDArray[np.float32], level: int) -> None:
-        codes, distinct = self.config.codes, len(np.unique(residual.round(6), axis=0))
-        if distinct >= codes:
-            return
+        distinct = len(np.unique(residual.round(6), axis=0))
+        if distinct < self.config.codes:
+            raise ConfigError(self._too_few(distinct, level))
+
+    def _too_few(self, distinct: int, level: int) -> str:
+        codes = self.config.codes
         if level == 0:
-            raise ConfigError(
+            return (
                 f"codebook.codes = {codes}, but there are only {distinct} distinct vectors to quantise; use fewer codes"
             )
-        raise ConfigError(
+        return (
             f"codebook.levels = {self.config.levels}, but the levels before leave only {distinct} distinct residuals "
             f"for the {codes} codes of level {level}; use fewer levels or a smaller codebook.codes"
         )

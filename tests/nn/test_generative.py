@@ -8,7 +8,8 @@ import torch
 
 from tesserec.errors import ConfigError
 from tesserec.models.export import _export
-from tesserec.nn.generative import NEVER, AutoregressivePosterior, number_of, tuple_of
+from tesserec.nn.generative import AutoregressivePosterior, number_of, tuple_of
+from tesserec.nn.losses import NEVER
 
 ROWS = 3
 

@@ -10,6 +10,7 @@ from tesserec.errors import ArtefactError, TrainingRefused
 from tesserec.models import model_class
 from tesserec.models.sasrec import SASRec, SASRecConfig
 from tesserec.models.sparc import Sparc, SparcConfig, SparcNetwork
+from tesserec.nn.quantisers import CodebookConfig, ResidualQuantiser
 from tesserec.training import loop
 from tesserec.training.checkpoint import load_tensors, save_tensors
 from tests.models.worlds import SPARC, dataset
@@ -86,6 +87,18 @@ def test_a_checkpoint_is_whole_or_absent_and_says_so(tmp_path):
         (tmp_path / "cut").write_bytes(path.read_bytes()[:cut])
         with pytest.raises(ArtefactError, match="cut is damaged"):
             load_tensors(tmp_path / "cut")
+
+
+def test_a_restarted_code_loses_its_momentum_once():
+    quantiser = ResidualQuantiser(CodebookConfig(levels=1, codes=3), 2)
+    optimiser = torch.optim.Adam([quantiser.codebooks])
+    for restarted, kept in ((True, False), (False, True)):
+        quantiser.restarted[0, 1] |= restarted
+        quantiser.codebooks.grad = torch.ones_like(quantiser.codebooks)
+        optimiser.step()
+        loop._forget_restarted(quantiser, [optimiser])
+        momentum = optimiser.state[quantiser.codebooks]["exp_avg"][0]
+        assert momentum.all(-1).tolist() == [True, kept, True]
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
