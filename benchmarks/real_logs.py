@@ -8,8 +8,9 @@
 
 ``DIR`` of ``--data`` holds a folder a log with ``interactions.parquet`` and ``items.parquet``. In ``--work`` unfinished
 runs go on from their checkpoint. A finished run leaves a row and its users' recall in ``results/real_logs``, from which
-the tables of ``docs/results.md`` are written: a row that is there is not measured again, on whatever day and machine it
-was made; remove it to measure it anew.
+``docs/real-logs.md`` and the overview of ``docs/results.md`` are written; rows of ``--quick`` lie in their own folder
+with ``tables.md``. A row that is there is not measured again, on whatever day and machine it was made; remove it to
+measure it anew.
 """
 
 from __future__ import annotations

@@ -1,9 +1,13 @@
-"""From kept rows to the tables of ``docs/results.md``: means over seeds, intervals and tests paired by user."""
+"""From kept rows to ``docs/real-logs.md`` and the overview of ``docs/results.md``.
+
+Means over seeds, intervals, and tests paired by user.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,13 @@ from tesserec.evaluation.significance import holm, randomisation_test
 from tesserec.files import read_json, write_atomic
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+DETAILS = PAGE.with_name("real-logs.md")
 FIGURE = PAGE.parent / "images" / "results-real-logs.svg"
+HEAD = """# Real logs, table by table
+
+Every figure of a log that was measured, its tests and the settings of its runs. What they mean, and how they were
+measured, stands in [results.md](results.md#real-logs), which also names the command that writes this page.
+"""
 PAIRED = ("recall@10", "recall@50")
 COLUMNS = ("recall@10", "ndcg@10", "recall@50", "recall@50/novel")
 MEANS = ("tail_recall@50", "coverage@50")
@@ -39,24 +49,30 @@ def write_tables(
     *,
     quick: bool,
 ) -> None:
-    """Write every job's tables between the markers of the results page, and the figure of all.
+    """Write every job's tables, and for the results page the overview and the figure of all.
 
-    The last of ``others`` is compared with the rest of them, which are compared with nobody else.
+    The last of ``others`` is compared with the rest of them, which are compared with nobody else. Tables of quick runs
+    stay beside their rows.
     """
     labels = [*rivals, *codebooks, *others]
     measured = {job: found for job in jobs if (found := entries(results, job, labels))}
     known = {job: intervals(found) for job, found in measured.items()}
-    text = "\n\n".join(render(job, measured[job], known[job], rivals, codebooks, others) for job in measured)
-    write_between("quick real logs" if quick else "real logs", text)
+    against = {job: against_rivals(found, rivals, codebooks) for job, found in measured.items()}
+    text = "\n\n".join(render(job, measured[job], known[job], against[job], others) for job in measured)
+    write_atomic(results / "tables.md" if quick else DETAILS, f"{HEAD}\n{text}\n".encode())
     if not quick:
+        write_between("real logs", "\n".join(overview(labels, measured)))
+        write_between("leaders", "\n".join(leaders(against)))
         kinds = {label: kind for kind, group in zip(KINDS, (codebooks, rivals, others), strict=True) for label in group}
         draw({job: glance(measured[job], known[job], kinds) for job in measured}, FIGURE)
 
 
 def write_between(marker: str, text: str) -> None:
     """Replace what stands between a marker of the results page and the next end."""
-    page = PAGE.read_text()
-    page = re.sub(rf"(<!-- {marker} -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{text}\n{m[2]}", page, flags=re.S)
+    between = rf"(<!-- {marker} -->\n).*?(<!-- end -->)"
+    page, count = re.subn(between, lambda m: f"{m[1]}{text}\n{m[2]}", PAGE.read_text(), flags=re.S)
+    if count != 1:
+        raise ValueError(f"{PAGE} has {count} places from <!-- {marker} --> to <!-- end -->; expected one")
     write_atomic(PAGE, page.encode())
 
 
@@ -114,6 +130,21 @@ def intervals(measured: Sequence[Entry]) -> Intervals:
     return {(one.label, name): value for (one, name), value in zip(having, found, strict=True)}
 
 
+def overview(labels: Sequence[str], measured: Mapping[str, Sequence[Entry]]) -> list[str]:
+    """Recall@50 of every entry on every log."""
+    columns = [_at_50(ones) for ones in measured.values()]
+    lines = [_line(label, *(column.get(label, "") for column in columns)) for label in labels]
+    return [*_head("model", *(job.replace("/", ", ") for job in measured)), *lines]
+
+
+def _at_50(measured: Sequence[Entry]) -> dict[str, str]:
+    """Recall@50 by label: the best in bold, a mean over seeds with their number after it."""
+    values = {one.label: float(np.mean(one.of_users("recall@50"))) for one in measured}
+    seeds = {one.label: f" ({len(one.rows)})" if len(one.rows) > 1 else "" for one in measured}
+    bold = {label: "**" if value == max(values.values()) else "" for label, value in values.items()}
+    return {label: f"{bold[label]}{value:.4f}{bold[label]}{seeds[label]}" for label, value in values.items()}
+
+
 def glance(measured: Sequence[Entry], known: Intervals, kinds: Mapping[str, str]) -> list[Row]:
     """The entries of a job in the figure."""
     return [(one.label, kinds[one.label], known[one.label, "recall@50"], len(one.rows)) for one in measured]
@@ -123,8 +154,7 @@ def render(
     job: str,
     measured: Sequence[Entry],
     known: Intervals,
-    rivals: Sequence[str],
-    codebooks: Sequence[str],
+    against: Sequence[Difference],
     others: Sequence[str],
 ) -> str:
     """One job as Markdown."""
@@ -138,7 +168,7 @@ def render(
         "",
         *quality(measured, known),
         *interests(measured),
-        *paired(measured, rivals, codebooks),
+        *paired(against),
         *several_against_one(measured),
         *coded_against_whole(measured, others),
         "",
@@ -209,20 +239,44 @@ def _health(one: Entry) -> tuple[str, str]:
     return (" / ".join(perplexity) + of if perplexity else "", " / ".join(dead))
 
 
-def paired(measured: Sequence[Entry], rivals: Sequence[str], codebooks: Sequence[str]) -> list[str]:
-    """The best codebook method against every rival, paired by user; other searches of its run are not chosen from."""
+def against_rivals(measured: Sequence[Entry], rivals: Sequence[str], codebooks: Sequence[str]) -> list[Difference]:
+    """The best codebook method less every rival; other searches of its run are not chosen from."""
     ours = [one for one in measured if one.label in codebooks and one.label == one.rows[0]["model"]]
     theirs = [one for one in measured if one.label in rivals]
     if not ours or not theirs:
         return []
     best = max(ours, key=lambda one: float(np.mean(one.of_users("recall@50"))))
+    return differences([(best, one) for one in theirs])
+
+
+def paired(against: Sequence[Difference]) -> list[str]:
+    """The best codebook method against every rival."""
+    if not against:
+        return []
     return [
         "",
-        f"Difference of **{best.label}**, the codebook method with the largest recall@50, from each rival, paired by "
-        "user over the seeds that both have; p of a randomisation test, Holm-corrected:",
+        f"Difference of **{against[0].one.label}**, the codebook method with the largest recall@50, from each rival, "
+        "paired by user over the seeds that both have; p of a randomisation test, Holm-corrected:",
         "",
-        *_differences("rival", [(best, one) for one in theirs], [one.label for one in theirs]),
+        *_difference_table("rival", against, [difference.other.label for difference in against]),
     ]
+
+
+def leaders(against: Mapping[str, Sequence[Difference]]) -> list[str]:
+    """The best codebook method of each log beside the best rival and the two single vectors."""
+    singles = ("full softmax", "two-tower")
+    lines = _head("log", "best codebook method", "best rival", *(f"less the {one}" for one in ("rival", *singles)))
+    for job, found in against.items():
+        by_label = {one.other.label: one for one in found}
+        best = max(found, key=lambda one: float(np.mean(one.other.of_users("recall@50"))))
+        shown = [_short(one) for one in (best, *(by_label[label] for label in singles))]
+        lines.append(_line(job.replace("/", ", "), found[0].one.label, best.other.label, *shown))
+    return lines
+
+
+def _short(difference: Difference) -> str:
+    found, p = difference.of["recall@50"]
+    return f"{found.value:+.4f} (p = {p:.4f}; {difference.seeds})"
 
 
 def several_against_one(measured: Sequence[Entry]) -> list[str]:
@@ -236,7 +290,7 @@ def several_against_one(measured: Sequence[Entry]) -> list[str]:
         "Difference of several interests from the same model with one (trained so, or for SPARC and GemiRec the same "
         "network searched so), by the same test:",
         "",
-        *_differences("model", pairs, [several.label for several, _ in pairs]),
+        *_difference_table("model", differences(pairs), [several.label for several, _ in pairs]),
     ]
 
 
@@ -250,18 +304,32 @@ def coded_against_whole(measured: Sequence[Entry], others: Sequence[str]) -> lis
         "",
         f"Difference of **{coded.label}** from the networks with features that quantise nothing, by the same test:",
         "",
-        *_differences("network", [(coded, one) for one in whole], [one.label for one in whole]),
+        *_difference_table("network", differences([(coded, one) for one in whole]), [one.label for one in whole]),
     ]
 
 
-def _differences(head: str, pairs: Sequence[tuple[Entry, Entry]], labels: Sequence[str]) -> list[str]:
-    """A table with a row a pair: the first less the second in every paired metric, with intervals and corrected p."""
+@dataclass(frozen=True)
+class Difference:
+    """What ``one`` has more than ``other`` of every paired metric, over so many shared seeds: an estimate and a p."""
+
+    one: Entry
+    other: Entry
+    seeds: int
+    of: dict[str, tuple[Estimate, float]]
+
+
+def differences(pairs: Sequence[tuple[Entry, Entry]]) -> list[Difference]:
+    """The first less the second of each pair; p corrected over all pairs and metrics."""
     table = np.stack([_difference(*pair, metric) for pair in pairs for metric in PAIRED], axis=1)
-    found, p = estimates(table), holm(randomisation_test(table))
+    found = iter(zip(estimates(table), holm(randomisation_test(table)), strict=True))
+    return [Difference(*pair, len(_shared_seeds(*pair)), {metric: next(found) for metric in PAIRED}) for pair in pairs]
+
+
+def _difference_table(head: str, found: Sequence[Difference], labels: Sequence[str]) -> list[str]:
+    """A table with a row a pair."""
     lines = _head(head, "seeds", *(f"{metric}, p" for metric in PAIRED))
-    for place, (pair, label) in enumerate(zip(pairs, labels, strict=True)):
-        at = range(place * len(PAIRED), (place + 1) * len(PAIRED))
-        lines.append(_line(label, str(len(_shared_seeds(*pair))), *(f"{_signed(found[i])}, {p[i]:.4f}" for i in at)))
+    for one, label in zip(found, labels, strict=True):
+        lines.append(_line(label, str(one.seeds), *(f"{_signed(value)}, {p:.4f}" for value, p in one.of.values())))
     return lines
 
 
