@@ -1,7 +1,7 @@
 """tessera beside the full softmax: time of a step over a large catalogue, and how few cells hold a user's best items.
 
     python benchmarks/tessera.py steps
-    python benchmarks/tessera.py cells DATASET RUN [--trust 1 2] [--baseline RUN]
+    python benchmarks/tessera.py cells DATASET RUN --name sports [--trust 1 2] [--baseline RUN]
 
 Writes its part of ``benchmarks/results/tessera.json``.
 
@@ -13,7 +13,7 @@ pick it. Processor time, the least of a few rounds.
 ``cells``: of the items that a trained model ranks first, how many cells hold 99 of 100, with cells visited by falling
 posterior; means over users of the test part, at the temperature of training. ``--baseline`` names a run of a
 single-vector model (SASRec): its items are divided into as many cells by k-means, and its posterior over cells is the
-exact mass of its own softmax.
+exact mass of its own softmax. Kept under ``--name``.
 """
 
 from __future__ import annotations
@@ -159,15 +159,16 @@ def main() -> None:
     cells = parts.add_parser("cells")
     cells.add_argument("dataset", type=Path)
     cells.add_argument("run", type=Path, help="a run of tessera without a reader")
+    cells.add_argument("--name", required=True, help="of the log and seed, under which the figures are kept")
     cells.add_argument("--baseline", type=Path, help="a run of a single-vector model")
     cells.add_argument("--users", type=int, default=2000)
     cells.add_argument("--trust", type=float, nargs="+", default=[], help="other shares of the posterior's correction")
     options = parser.parse_args()
-    name = options.part
     if options.part == "steps":
         found = step_times(options.rounds)
         name = f"steps, {found['precision']}"
     else:
+        name = f"cells, {options.name}"
         dataset = Dataset.open(options.dataset)
         found = {"tessera": concentration(dataset, options.run, options.users, None)}
         for trust in options.trust:
