@@ -29,6 +29,7 @@ from tesserec.models.popularity import Popularity
 from tesserec.training.checkpoint import load_tensors, save_tensors
 from tesserec.training.config import TrainingConfig
 from tesserec.training.loop import Loop, device
+from tesserec.training.recipe import by_key
 
 CODEBOOK = "quantiser."
 """Where it stands in a weight's name, the weight is the codebook's; they are kept in a file of their own."""
@@ -214,7 +215,7 @@ class FitTask:
 
     def __init__(self, model: NeuralRetriever, dataset: Dataset, seed: int) -> None:
         config: TrainingConfig = model.config.training
-        self.model, self.network, self.seed = model, model.network, seed
+        self.model, self.network, self.seed, self.fingerprint = model, model.network, seed, dataset.fingerprint
         sampler = NegativeSampler(dataset.item_counts, config.popular_share)
         self.log_q = torch.from_numpy(sampler.log_q).to(device())
         self.batches = SequenceBatches(
@@ -231,6 +232,11 @@ class FitTask:
         self.part = some_users(dataset.valid, config.validate_users, seed)
         self.k = min(config.validate_k, len(dataset.items))
         self.popularity = self._recall(Popularity().fit(dataset).searcher)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """See :class:`tesserec.training.loop.Task`."""
+        return {"model": self.model.name, "fingerprint": self.fingerprint, **by_key(self.model.config)}
 
     def losses(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """See :class:`tesserec.training.loop.Task`."""

@@ -46,6 +46,11 @@ class Task(Protocol):
         ...
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the result, by name, in JSON's types; a checkpoint of anything else is refused."""
+        ...
+
+    @property
     def warmup_epochs(self) -> int:
         """Epochs at most that train a part of the network, which what follows is built on; 0 for none."""
         ...
@@ -260,17 +265,24 @@ class Loop:
             checkpoint.save_tensors(folder / "best.safetensors", self.best, {})
         tensors, numbers = checkpoint.optimiser_state(self.optimisers)
         tensors |= checkpoint.network_tensors(self.task.network) | checkpoint.random_state()
-        facts = {"position": asdict(self.position), "numbers": numbers, "seed": self.seed}
+        facts = {"position": asdict(self.position), "numbers": numbers, "identity": self._identity()}
         checkpoint.save_tensors(folder / "last.safetensors", tensors, facts)
         write_atomic(self.run / "log.jsonl", "".join(json.dumps(row) + "\n" for row in self.position.rows).encode())
+
+    def _identity(self) -> dict[str, Any]:
+        return {"seed": self.seed, **self.task.identity}
 
     def _restore(self) -> None:
         if self.run is None:
             raise ArtefactError("there is no run directory to resume from; name the one that was interrupted")
         folder = self.run / "checkpoint"
         tensors, facts = checkpoint.load_tensors(folder / "last.safetensors")
-        if facts["seed"] != self.seed:
-            raise ArtefactError(f"{folder} was trained with seed {facts['seed']}, not {self.seed}; use the same seed")
+        for name, now in self._identity().items():
+            if (before := facts.get("identity", {}).get(name)) != now:
+                raise ArtefactError(
+                    f"{folder} is of a training whose {name} is {before!r}, not {now!r}; resume it as it was begun, or "
+                    "start anew"
+                )
         try:
             checkpoint.restore_network(self.task.network, tensors)
         except RuntimeError as error:

@@ -67,15 +67,19 @@ def keys(config: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
+def by_key(config: BaseModel) -> dict[str, Any]:
+    """Every dotted key of some settings with its value."""
+    return {key: operator.attrgetter(key)(config) for key in keys(type(config))}
+
+
 def origins(config: BaseModel, path: Path | None, sets: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Every setting with its ``value`` and where it is ``from``: ``default``, ``recipe`` or ``set``."""
     given = {text.partition("=")[0].strip() for text in sets}
-    default, from_recipe = type(config)(), load_recipe(type(config), path)
+    default, from_recipe = by_key(type(config)()), by_key(load_recipe(type(config), path))
     found = {}
-    for key in keys(type(config)):
-        value = operator.attrgetter(key)
-        changed = value(from_recipe) != value(default)
-        found[key] = {"value": value(config), "from": "set" if key in given else "recipe" if changed else "default"}
+    for key, value in by_key(config).items():
+        changed = from_recipe[key] != default[key]
+        found[key] = {"value": value, "from": "set" if key in given else "recipe" if changed else "default"}
     return found
 
 

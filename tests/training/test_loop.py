@@ -2,6 +2,7 @@
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from tesserec.errors import ArtefactError, TrainingRefused
 from tesserec.models import model_class
 from tesserec.models.sasrec import SASRec, SASRecConfig
 from tesserec.models.sparc import Sparc, SparcConfig, SparcNetwork
+from tesserec.models.two_tower import TwoTower
 from tesserec.nn.quantisers import CodebookConfig, ResidualQuantiser
 from tesserec.training import loop
 from tesserec.training.checkpoint import load_tensors, save_tensors
@@ -101,13 +103,28 @@ def test_a_restarted_code_loses_its_momentum_once():
         assert momentum.all(-1).tolist() == [True, kept, True]
 
 
-def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+def test_a_checkpoint_of_another_training_is_refused_by_what_differs(tmp_path):
     data, config = dataset(), SASRecConfig.model_validate({"training": {"epochs": 1, "patience": 1}})
     with suppress(TrainingRefused):  # one epoch may be too few, and leaves a checkpoint all the same
         SASRec(config).fit(data, run=tmp_path)
     wider = SASRecConfig.model_validate(config.model_dump() | {"encoder": {"dim": 32}})
+    same_items = replace(data, fingerprint="0123")
+    for model, on, seed, named in (
+        (SASRec(wider), data, 0, "encoder.dim is 64, not 32"),
+        (SASRec(config), same_items, 0, "fingerprint is .*, not '0123'"),
+        (SASRec(config), data, 1, "seed is 0, not 1"),
+        (TwoTower(), data, 0, "model is 'sasrec', not 'two-tower'"),
+    ):
+        with pytest.raises(ArtefactError, match=f"checkpoint is of a training whose {named}; resume it as it was"):
+            model.fit(on, seed=seed, run=tmp_path, resume=True)
+    last = tmp_path / "checkpoint" / "last.safetensors"
+    tensors, facts = load_tensors(last)
+    save_tensors(last, {name: tensor for name, tensor in tensors.items() if "encoder" not in name}, facts)
     with pytest.raises(ArtefactError, match="checkpoint is of a network of another shape"):
-        SASRec(wider).fit(data, run=tmp_path, resume=True)
+        SASRec(config).fit(data, run=tmp_path, resume=True)
+    save_tensors(last, tensors, {"seed": 0})
+    with pytest.raises(ArtefactError, match="seed is None, not 0"):
+        SASRec(config).fit(data, run=tmp_path, resume=True)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_name(monkeypatch):
