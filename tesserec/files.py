@@ -106,7 +106,7 @@ def publish_directory(path: Path, kind: str, facts: dict[str, Any], *, overwrite
     path = Path(path).absolute()
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists already; choose another name or allow it to be overwritten")
-    if path.exists() and any(path.iterdir()) and _kind(path) != kind:
+    if path.exists() and (not path.is_dir() or (any(path.iterdir()) and _kind(path) != kind)):
         raise UserError(f"{path} exists and is not a tesserec {kind}; it is left alone, choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -183,7 +183,9 @@ def open_directory(path: Path, kind: str, *, check: Check = "all") -> dict[str, 
     """
     path = Path(path)
     if not path.is_dir():
-        raise ArtefactError(f"{path} is not a directory; expected a tesserec {kind}")
+        retired = next(path.absolute().parent.glob(f".{path.name}.*.old"), None)
+        advice = f"; to replace it was interrupted, and what it was is {retired}, to be renamed" if retired else ""
+        raise ArtefactError(f"{path} is not a directory; expected a tesserec {kind}{advice}")
     manifest = read_json(path / MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("kind") != kind:
         seen = manifest.get("kind") if isinstance(manifest, dict) else type(manifest).__name__

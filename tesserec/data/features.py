@@ -20,6 +20,8 @@ from tesserec.errors import ArtefactError, DataError
 
 FILE = "features.safetensors"
 Floats = NDArray[np.float32]
+_ROUNDING = 1e-9
+"""Deviation of equal values beside their size, with room to spare."""
 
 
 @dataclass(frozen=True)
@@ -247,8 +249,12 @@ def _numbers(column: pl.Series, ids: pl.Series) -> NDArray[np.float64]:
 def _scale(values: NDArray[np.float64]) -> tuple[float, float, bool]:
     missing = np.isnan(values)
     present = values[~missing]
-    deviation = float(present.std()) if len(present) else 0.0
-    return float(present.mean()) if len(present) else 0.0, deviation or 1.0, bool(missing.any())
+    if not len(present):
+        return 0.0, 1.0, bool(missing.any())
+    mean, deviation = float(present.mean()), float(present.std())
+    # Equal values deviate by their rounding, which would blow up the first other one.
+    varies = deviation > _ROUNDING * abs(mean)
+    return mean, deviation if varies else 1.0, bool(missing.any())
 
 
 def _side_by_side(columns: list[Floats], rows: int) -> Floats:

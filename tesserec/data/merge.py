@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tesserec.data.columns import find_column
+from tesserec.data.catalogue import alike, read_items
 from tesserec.data.dataset import Dataset
 from tesserec.data.prepare import Progress, prepare, read_events
 from tesserec.data.splits import LeaveOneOut, Split, UserHoldout
@@ -47,12 +47,10 @@ def prepare_more(
     ConfigError
         If the dataset was split by time: its cuts lie in the past.
     """
-    old, new = _events(dataset), read_events(log, columns)
-    for name, ids in (("user", dataset.users), ("item", dataset.items)):
-        if new[name].dtype.is_integer() and ids.values.dtype.is_integer():
-            new = new.with_columns(pl.col(name).cast(ids.values.dtype))
-        if new[name].dtype != ids.values.dtype:
-            raise DataError(f"{name} ids of the log are {new[name].dtype}, those of the dataset {ids.values.dtype}")
+    old, table = _events(dataset), read_table(log)
+    new = read_events(table, columns)
+    known = {"user": dataset.users.values, "item": dataset.items.values}
+    new = new.with_columns(alike(new[name], ids, table.name, table.text) for name, ids in known.items())
     if ("time" in old.columns) != ("time" in new.columns):
         raise DataError("either the log or the dataset has times and the other an order only; they cannot be merged")
     keys = ["user", "item", "time"]
@@ -62,7 +60,7 @@ def prepare_more(
     return prepare(
         both,
         out=out,
-        items=_items(dataset, items),
+        items=_items(dataset, items, dict(columns or {})),
         split=_split(dataset, both["user"].unique().sort()),
         columns={name: name if name in new.columns else None for name in keys},
         roles=dataset.roles,
@@ -112,18 +110,12 @@ def _events(dataset: Dataset) -> pl.DataFrame:
     return frame if dataset.train_times is None else frame.with_columns(time=np.asarray(dataset.train_times)[position])
 
 
-def _items(dataset: Dataset, items: Any) -> pl.DataFrame:
+def _items(dataset: Dataset, items: Any, given: Mapping[str, str | None]) -> pl.DataFrame:
     """The dataset's item table, with rows of the new one added or in place of the old."""
     old = dataset.item_table
     if items is None:
         return old
-    table = read_table(items)
-    column = find_column("item", table.schema.names(), table.name, {}, required=True)
-    new = table.collect().rename({column: "id"} if column else {})
-    if missing := [name for name in old.columns if name not in new.columns]:
-        raise DataError(f"{table.name} lacks the columns {missing} of the items that are known; it has {new.columns}")
-    try:
-        added = new.select(pl.col(name).cast(dtype) for name, dtype in old.schema.items())
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"{table.name} does not have the types of the items that are known ({error})") from None
-    return pl.concat([old.join(added, on="id", how="anti", maintain_order="left"), added])
+    added = read_items(items, given, old)
+    if missing := [name for name in old.columns if name not in added.columns]:
+        raise DataError(f"the new items lack the columns {missing} of those that are known; they have {added.columns}")
+    return pl.concat([old.join(added, on="id", how="anti", maintain_order="left"), added.select(old.columns)])

@@ -169,7 +169,7 @@ def prepare(
     return dataset.save(out, overwrite=overwrite)
 
 
-def read_events(log: Any, columns: Mapping[str, str | None] | None = None) -> pl.DataFrame:
+def read_events(log: Table, columns: Mapping[str, str | None] | None = None) -> pl.DataFrame:
     """The checked events of a log, unfiltered: ``user``, ``item`` and, where it has times, ``time`` in seconds.
 
     Raises
@@ -180,7 +180,7 @@ def read_events(log: Any, columns: Mapping[str, str | None] | None = None) -> pl
     given = dict(columns or {})
     check_given(given)
     filters = Filters(None, None, "keep", 0, 0)
-    table, times = _checked(read_table(log), given, filters, None, PrepareReport())
+    table, times = _checked(log, given, filters, None, PrepareReport())
     chosen: list[pl.Expr | str] = ["user", "item"]
     if times is not None:
         if not times.per_second:
@@ -199,7 +199,7 @@ def _checked(
     time = find_column("time", names, source.name, given, required=False)
     report.columns = {"user": user, "item": item, "time": time}
     report.rows = int(source.collect(pl.len()).item())
-    conditions = _row_filters(source, given, filters, report)
+    source = _row_filters(source, given, filters, report)
     chosen = [id_values(source, user, "user").alias("user"), id_values(source, item, "item").alias("item")]
     times = None
     if time is not None:
@@ -210,13 +210,12 @@ def _checked(
         raise ConfigError(f"time_kind = {time_kind!r}, but {source.name} has no time column; it has {names}")
     else:
         report.warnings.append("no time column: the order of the rows is taken as the order of the events")
-    return source.map(lambda frame: frame.filter(*conditions).select(chosen)), times
+    return source.map(lambda frame: frame.select(chosen)), times
 
 
-def _row_filters(
-    source: Table, given: Mapping[str, str | None], filters: Filters, report: PrepareReport
-) -> list[pl.Expr]:
-    names, conditions = source.schema.names(), []
+def _row_filters(source: Table, given: Mapping[str, str | None], filters: Filters, report: PrepareReport) -> Table:
+    """The rows that pass; what is dropped is not looked at again."""
+    names = source.schema.names()
     if filters.events is not None:
         column = cast(str, find_column("event", names, source.name, given, required=True))
         value = pl.col(column).cast(pl.String)
@@ -225,16 +224,16 @@ def _row_filters(
             if str(event) not in seen:
                 raise ConfigError(f"events names {event!r}; column {column!r} of {source.name} holds {seen[:20]}")
         report.columns["event"] = column
-        conditions.append(value.is_in([str(event) for event in filters.events]).fill_null(False))
-        report.dropped["event type"] = int(source.collect((~conditions[-1]).sum().alias("dropped")).item())
+        wanted = value.is_in([str(event) for event in filters.events]).fill_null(False)
+        report.dropped["event type"] = int(source.collect((~wanted).sum().alias("dropped")).item())
+        source = source.only(wanted)
     if filters.min_weight is not None:
         column = cast(str, find_column("weight", names, source.name, given, required=True))
         report.columns["weight"] = column
         light = number_values(source, column) < filters.min_weight
-        dropped = pl.all_horizontal(light, *conditions).sum().alias("dropped")
-        report.dropped["weight"] = int(source.collect(dropped).item())
-        conditions.append(~light)
-    return conditions
+        report.dropped["weight"] = int(source.collect(light.sum().alias("dropped")).item())
+        source = source.only(~light)
+    return source
 
 
 def _ids(table: Table, column: str) -> pl.Series:

@@ -39,12 +39,15 @@ class Table:
         The same rows file by file with each file's name, to find the place of a bad value.
     text
         True for CSV and TSV, where every column is a string column.
+    conditions
+        What the rows that are read must meet.
     """
 
     name: str
     frame: pl.LazyFrame
     parts: tuple[tuple[str, pl.LazyFrame], ...]
     text: bool = False
+    conditions: tuple[pl.Expr, ...] = ()
 
     @property
     def schema(self) -> pl.Schema:
@@ -52,8 +55,17 @@ class Table:
         return self.frame.collect_schema()
 
     def map(self, change: Callable[[pl.LazyFrame], pl.LazyFrame]) -> Table:
-        """The table with ``change`` applied to every part."""
-        return replace(self, frame=change(self.frame), parts=tuple((name, change(part)) for name, part in self.parts))
+        """The table with ``change`` applied to the rows of every part that are read."""
+
+        def changed(frame: pl.LazyFrame) -> pl.LazyFrame:
+            return change(frame.filter(*self.conditions) if self.conditions else frame)
+
+        parts = tuple((name, changed(part)) for name, part in self.parts)
+        return replace(self, frame=changed(self.frame), parts=parts, conditions=())
+
+    def only(self, condition: pl.Expr) -> Table:
+        """The table of which only some rows are read; places are still those in the files."""
+        return replace(self, conditions=(*self.conditions, condition))
 
     def collect(self, *expressions: pl.Expr | str) -> pl.DataFrame:
         """Read the chosen expressions over the whole table, streaming.
@@ -63,12 +75,13 @@ class Table:
         DataError
             If the table cannot be read to its end; names the file.
         """
-        return collect(self.frame.select(*expressions) if expressions else self.frame, self)
+        frame = self.frame.filter(*self.conditions) if self.conditions else self.frame
+        return collect(frame.select(*expressions) if expressions else frame, self)
 
     def first(self, condition: pl.Expr, column: str) -> str:
         """Where ``condition`` first holds, as ``"<file>, column <c>, row <n>: <value>"``; data rows count from 1."""
         for name, part in self.parts:
-            rows = part.with_row_index("__row").filter(condition).select("__row", column).head(1)
+            rows = part.with_row_index("__row").filter(condition, *self.conditions).select("__row", column).head(1)
             found = collect(rows, self)
             if found.height:
                 row, value = found.row(0)

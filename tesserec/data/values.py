@@ -14,6 +14,8 @@ from tesserec.errors import ConfigError, DataError
 
 INTEGER = r"^(0|-?[1-9]\d{0,17})$"
 """Text that an integer gives back unchanged; ``007`` is none and stays text."""
+PADDED = r"^[+-]?0\d"
+"""Text that reads as a number and is more likely a name, such as a postal code."""
 
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 EARLIEST, LATEST = 10**8, 42 * 10**8

@@ -103,7 +103,7 @@ def _categories(table: pl.DataFrame, columns: Sequence[str]) -> tuple[Ints, NDAr
     pairs = []
     for name in columns:
         column = pl.DataFrame({"item": np.arange(table.height), "value": table[name]})
-        if isinstance(column.schema["value"], pl.List):
+        if isinstance(column.schema["value"], pl.List | pl.Array):
             column = column.explode("value")
         column = column.drop_nulls("value")
         pairs.append(column.select("item", token=pl.lit(f"{name}=") + pl.col("value").cast(pl.String)))

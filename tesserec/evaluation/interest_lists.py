@@ -107,7 +107,7 @@ class Asker:
         lists, scores = self._lists(vectors, chosen.codes, histories)
         order = np.lexsort((-scores[:, :, 0], -chosen.probability), axis=1)
         rows = np.arange(len(histories))[:, None]
-        everywhere = replace(policy, visit=1.0, explore=0.0)
+        everywhere = replace(policy, visit=1.0, recall=None, max_items=None, explore=0.0, new_share=0.0, seed=None)
         return Answers(
             histories=histories,
             targets=targets,

@@ -82,6 +82,11 @@ def section(interests: Interests, runs: Mapping[str, Evaluation], k: int, figure
         for name, one in interests.items()
         for what, reason in one.omitted.items()
     ]
+    left_out += [
+        (f"{name}: accuracy and coverage by policy", f"its lists are of {one.protocol['k']}, the page's of {k}")
+        for name, one in measured.items()
+        if one.protocol["k"] != k
+    ]
     facts = first.protocol
     sample = f"Measured on {facts['users']:,} of {facts['of_users']:,} users (seed {facts['seed']})."
     ranks = [_ranks(name, one) for name, one in measured.items()]
@@ -155,10 +160,10 @@ def _plots(interests: Interests, runs: Mapping[str, Evaluation], k: int, figures
         plots.append(figures.usage_curves(usage))
     if reliability := {name: one["reliability"] for name, one in curves.items() if "reliability" in one}:
         plots += [figures.reliability_of_top(reliability), figures.reliability_of_pairs(reliability)]
-    paths = {name: one["frontier"] for name, one in curves.items()}
-    paths |= {name: [_point(run, interests, k)] for name, run in runs.items() if name not in paths}
+    ours = {name: one["frontier"] for name, one in curves.items() if interests[name].protocol["k"] == k}
+    paths = ours | {name: [_point(run, interests, k)] for name, run in runs.items() if name not in curves}
     for measure in ("coverage", "diversity", "cells"):
-        if any(measure in point for name in interests for point in paths[name]):
+        if any(measure in point for path in ours.values() for point in path):
             plots.append(figures.frontier(paths, k, measure))
     return plots
 

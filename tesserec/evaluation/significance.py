@@ -163,6 +163,13 @@ def _common(evaluations: Mapping[str, Evaluation]) -> list[str]:
     return shared
 
 
+def _rules(metric: str, of: Evaluation) -> list[Any]:
+    """What a metric goes by beside the protocol of all: the rule of its slice, and what diversity compares."""
+    base, _, part = parse(metric)
+    rule = of.protocol.get("slices", {}).get(part, {}).get("rule")
+    return [rule, of.protocol.get("diversity") if base == "diversity" else None]
+
+
 def _paired(metric: str, evaluations: Mapping[str, Evaluation]) -> list[Floats]:
     for name, evaluation in evaluations.items():
         if metric not in evaluation.per_user:
@@ -174,4 +181,7 @@ def _paired(metric: str, evaluations: Mapping[str, Evaluation]) -> list[Floats]:
             f"{metric} of {name!r} and {baseline!r} rest on different cells, so on different targets; "
             "evaluate both with the cells of one of them"
         )
+    for ours, theirs in zip(_rules(metric, first), _rules(metric, other), strict=True):
+        if ours != theirs:
+            raise UserError(f"{metric} of {name!r} goes by {theirs}, of {baseline!r} by {ours}; evaluate both alike")
     return [first.per_user[metric], other.per_user[metric]]

@@ -134,7 +134,7 @@ def rollback(root: Path, to: int | None = None) -> Path:
         If there is no such generation, or it is damaged; the current one then stays.
     """
     root = Path(root).absolute()
-    current = int(_current(root).removeprefix("generation-"))
+    current = int(current_name(root).removeprefix("generation-"))
     with locked(root):
         older = [number for number in generations(root) if number < current]
         if to is None and not older:
@@ -290,7 +290,7 @@ class Bundle:
             If there is no such generation, or a file of it is missing, cut, changed or foreign; names the file.
         """
         root = Path(root)
-        name = _current(root) if generation is None else f"generation-{generation:06d}"
+        name = current_name(root) if generation is None else f"generation-{generation:06d}"
         path = root / name
         if not path.is_dir():
             raise ArtefactError(f"{path} is missing; {root} holds the generations {generations(root) or 'none'}")
@@ -328,7 +328,8 @@ class Bundle:
         """
         open_directory(self.path, KIND)
         if known is None or known.base_searcher is not self.base_searcher:
-            open_directory(self.base, KIND)
+            if self.base != self.path:
+                open_directory(self.base, KIND)
             self.base_searcher.postings.verify()
 
     def recommend(self, histories: Sequence[Sequence[Any]], k: int = 20, **policy: Any) -> pl.DataFrame:
@@ -344,7 +345,8 @@ class Bundle:
         return self.searcher.similar_items(items, k)
 
 
-def _current(root: Path) -> str:
+def current_name(root: Path) -> str:
+    """Name of the generation in use; a root that holds none is refused."""
     try:
         name = (root / _CURRENT).read_text().strip()
     except (FileNotFoundError, NotADirectoryError):

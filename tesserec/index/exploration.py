@@ -28,18 +28,10 @@ from tesserec.data.histories import Histories
 from tesserec.index.contract import Floats, Policy
 
 
-def tempered(posterior: Floats, temperature: float) -> Floats:
-    """``p^(1/temperature)``, with rows that sum to one; zeros stay zero, and the likeliest stays the likeliest."""
-    if temperature == 1.0:
-        return posterior
-    with np.errstate(divide="ignore"):
-        logits = np.log(posterior, dtype=np.float64) / temperature
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
-
-
 def reshaped(posterior: Floats, known: NDArray[np.bool_], policy: Policy) -> Floats:
-    """The posterior that interests are chosen by: tempered, and with known ones weighed by ``policy.known``.
+    """``p^(1/temperature)``, with known interests weighed by ``policy.known``, in rows that sum to one.
+
+    Zeros stay zero, and with equal weights the likeliest stays the likeliest.
 
     Where the posterior is right, no list brings more clicks for its share of clicks on new interests: a click on an
     interest that is new to the user then counts ``1 / known`` times as much, and the likeliest items are those of
@@ -52,11 +44,15 @@ def reshaped(posterior: Floats, known: NDArray[np.bool_], policy: Policy) -> Flo
     known
         Interests that the history touches, ``(users, codes)``.
     """
-    shares = tempered(posterior, policy.temperature)
-    if policy.known == 1.0:
-        return shares
-    weighed = np.where(known, shares * np.float32(policy.known), shares)
-    return np.asarray(weighed / weighed.sum(axis=1, keepdims=True), np.float32)
+    if policy.temperature == policy.known == 1.0:
+        return posterior
+    # By logarithms, less the largest before anything is divided: no setting, however extreme, leaves nothing likely.
+    with np.errstate(divide="ignore", over="ignore"):
+        logits = np.log(posterior, dtype=np.float64)
+        logits = (logits - logits.max(axis=1, keepdims=True)) / policy.temperature
+    logits += np.where(known, np.log(policy.known), 0)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
 
 def race_weights(posterior: Floats, histories: Histories, seed: int, draws: int) -> Floats:

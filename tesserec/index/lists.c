@@ -167,8 +167,8 @@ static int gather_places(uint16_t *totals, const lists *own, const range *ranges
 __attribute__((target("avx512f,avx512bw")))
 static int gather_all(uint16_t *totals, const lists *own, int32_t first, uint64_t segment, const unwanted *without,
                       best *best, int64_t room) {
-    /* The same where most lines of the sums are touched. */
-    int fits = 1;
+    /* The same where most lines of the sums are touched; there is room for a run before each is noted. */
+    int fits = best->n + RUN <= room || settle(best, room);
     for (int32_t start = 0; start < BLOCK; start += RUN) {
         __m512i *run = (__m512i *)(totals + start), floor = _mm512_set1_epi16((short)best->floor);
         __m512i most = run[0];

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tesserec.data.catalogue import read_items
 from tesserec.data.ids import IdMap
 from tesserec.errors import DataError, UserError
-from tesserec.index.bundle import Bundle, locked, publish_locked, publish_whole
+from tesserec.index.bundle import Bundle, current_name, locked, publish_locked, publish_whole
 from tesserec.index.catalogue import Catalogue
 from tesserec.index.changes import Changes, Entries
 from tesserec.index.item_side import FILE as ITEM_SIDE
@@ -238,6 +238,7 @@ def _edit_items(
 def _edit(root: Path, change: Callable[[Bundle, Changes], tuple[Changes, Items, int]], done: str) -> Edit:
     """Read, change and publish while no other publisher can."""
     root = Path(root).absolute()
+    current_name(root)  # before a lock is left where there is no bundle
     with locked(root):
         bundle = Bundle.open(root)
         base = bundle.base_searcher

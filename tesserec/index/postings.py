@@ -174,7 +174,7 @@ class VectorPostings:
 
     @cached_property
     def cell_of(self) -> Items:
-        """Cell of each item, int32 ``(size,)``; of a removed one the last it had. Costs a pass over the catalogue."""
+        """Cell of each item, int32 ``(size,)``; of a removed one any. Costs a pass over the catalogue."""
         return self.cells_of(np.arange(self.size))
 
     def cells_of(self, items: NDArray[np.integer[Any]]) -> Items:
@@ -186,7 +186,7 @@ class VectorPostings:
         return np.asarray(cells, dtype=np.int32)
 
     def vectors_of(self, items: NDArray[np.integer[Any]]) -> Floats:
-        """Vectors of items, ``(*items.shape, dim)``; of a removed item the last it had."""
+        """Vectors of items, ``(*items.shape, dim)``; of a removed item any."""
         base, local = self._split(items)
         vectors = self.vectors[self.place[base]]
         if self.delta is not None:

@@ -290,18 +290,28 @@ def _search_filled(asked: _Asked, postings: VectorPostings, choice: Choice, requ
 
 def _search_to_the_end(asked: _Asked, postings: VectorPostings, choice: Choice, request: Request) -> Candidates:
     """Search the visited cells, and all of them for whom a filter leaves the list short."""
-    found = _search_cells(asked, postings, choice, request)
-    if request.blocked is NOTHING or request == request.everywhere:
+    found, whole = _search_cells(asked, postings, choice, request), _everything(request, postings)
+    if request.blocked is NOTHING or request == whole:
         return found
     # What few items certify sooner would else be found by other interests than among many.
     uncertain = ~found.visits.certified | (request.few is not None)
     short = np.flatnonzero((found.items < 0).any(axis=1) & uncertain)
     if len(short):
-        parts = choice.take(short)
-        more = _search_cells(asked.take(short), postings, parts, request.everywhere)
+        rest, parts = asked.take(short), choice.take(short)
+        if whole.policy.interests != request.policy.interests:
+            parts = _chosen(rest, postings, whole)
+        more = _search_cells(rest, postings, parts, whole)
         for name in vars(found):
             getattr(found, name)[short] = getattr(more, name)
     return found
+
+
+def _everything(request: Request, postings: VectorPostings) -> Request:
+    """The same over all cells; where interests bring their own alone, with all of them, unless they are drawn."""
+    everywhere, policy = request.everywhere, request.policy
+    if policy.reach != "cell" or policy.seed is not None or policy.interests >= postings.cells:
+        return everywhere
+    return replace(everywhere, policy=replace(everywhere.policy, interests=postings.cells))
 
 
 def _search_cells(asked: _Asked, postings: VectorPostings, choice: Choice, request: Request) -> Candidates:

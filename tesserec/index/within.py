@@ -67,12 +67,14 @@ def search_within(
     Parameters
     ----------
     choice
-        Interests to search, exploited ones in order of falling probability; -1 are left out.
+        Interests to search, exploited ones in order of falling probability. Of those that are not to be visited the
+        code is -1 and the probability kept; what they could bring is not proved away.
     few
         The only items that are not blocked, where these are few: cells without one are not searched.
     elsewhere
         Who scores the items in the place of the postings; it knows of no blocked ones.
     """
+    left_out = _likeliest_left_out(choice)
     if few is not None:
         choice = _of_cells(choice, few.sizes > 0)
     by_quota = policy.merge == "quota"
@@ -100,6 +102,9 @@ def search_within(
                     work = partial(_absorb_found, *given, found, tables[2], heaps)
                 in_threads(len(rows), work)
             start, width = part.stop, max(BLOCK, min(2 * width, FEW * BLOCK // max(1, len(rows))))
+    if proves:
+        # A weight on known interests reorders them: one left out may come before the one that ended the search.
+        heaps.proven[...] &= left_out < heaps.values[:, 0, 0]
     in_threads(n, partial(sort, heaps))
     _, one_of_each = np.unique(heap_of, return_index=True)
     lists = Choice(*(getattr(choice, name)[:, one_of_each] for name in ("codes", "probability", "explored", "quotas")))
@@ -107,6 +112,13 @@ def search_within(
     telling = (few or postings).sizes > 0
     visits = _visits(users.encoded.posterior, postings, choice, heaps, telling)
     return replace(_name(merged, postings, choice), visits=visits)
+
+
+def _likeliest_left_out(choice: Choice) -> Doubles:
+    """The log-probability of the likeliest exploited interest that is not searched, ``(users,)``."""
+    chances = np.where((choice.codes < 0) & ~choice.explored, choice.probability, 0).max(axis=1, initial=0)
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(chances, dtype=np.float64))
 
 
 def _of_cells(choice: Choice, cells: NDArray[np.bool_]) -> Choice:

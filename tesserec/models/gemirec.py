@@ -63,7 +63,8 @@ class GemiRecConfig(WarmConfig):
         Epochs between two versions of the assignment of items to interests.
     swap
         Share of training queries that use an interest drawn from the posterior among those with the target's first
-        code, instead of the target's own: what is served is predicted, not told.
+        code, instead of the target's own: what is served is predicted, not told. With a ``depth`` of 1 there is none
+        but the target's own.
     shared
         Let the posterior and the interest softmax train encoder and items too; without it only ``single`` does.
     reader_dropout

@@ -6,9 +6,10 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import Self
 
 from tesserec.data.dataset import Dataset
 from tesserec.data.features import ItemFeatures
@@ -24,7 +25,7 @@ from tesserec.training.config import TrainingConfig
 
 
 class SparcWeights(LossWeights):
-    """Weights of the loss terms; each at 0 switches its term off.
+    """Weights of the loss terms; each at 0 switches its term off, though a codebook's moving averages go on.
 
     The paper, as reported, weighs its six terms 1 except the shuffled one, 10. The defaults are ours: beside a softmax
     at every position the paper's weights learned more slowly in our trials.
@@ -41,7 +42,8 @@ class SparcWeights(LossWeights):
     rq
         Reconstruction and codebook terms of the quantiser.
     shuffle
-        The right interest must beat a wrong one for the same item (BPR); reached after a ramp from a tenth.
+        The right interest must beat a wrong one for the same item (BPR). It rises from a tenth over the first half of
+        all epochs, the warm-up included, so that only a short warm-up leaves some of the rise.
     user_item, item_item
         InfoNCE of user vectors, and of item vectors, with quantised items.
     interest
@@ -82,7 +84,8 @@ class SparcConfig(WarmConfig):
         Rows of a batch that the two contrastive terms compare; their cost is its square.
     coupling
         What moves the codewords beside their own loss: ``joint``, all ranking terms; ``stop-gradient``, nothing;
-        ``frozen``, not even their own loss moves them after k-means.
+        ``frozen``, not even their own loss moves them after k-means. Codewords that are moving averages
+        (``codebook.update``) are reached by no loss, so ``joint`` is refused with them.
     posterior
         ``free``, a tower of its own; ``tied``, the tower adds to what the single-vector model believes of each cell.
     reader_dropout
@@ -104,6 +107,15 @@ class SparcConfig(WarmConfig):
     reader_dropout: float = Field(0.5, ge=0, lt=1)
     interests: int = Field(8, ge=1)
     merge: Merge = "probability"
+
+    @model_validator(mode="after")
+    def _joint_by_gradients(self) -> Self:
+        if self.coupling == "joint" and self.codebook.update == "ema":
+            raise ValueError(
+                "coupling = 'joint', but no loss reaches codewords that are moving averages (codebook.update = 'ema'); "
+                "set coupling = 'stop-gradient', or codebook.update = 'gradient'"
+            )
+        return self
 
 
 class SparcNetwork(InterestNetwork):
@@ -328,7 +340,8 @@ class Sparc(NeuralRetriever):
 
     Against the paper, since it ranked better: most training queries take a code drawn from the posterior, because a
     reader that only ever sees the target's code trusts it too much when it has to be guessed; the whole reconstruction,
-    which all but names the target, is not used unless ``query_sum_share`` says so (the paper: half, none drawn); the
+    which all but names the target, is not used unless ``query_sum_share`` says so (the paper: half, none drawn); two
+    levels of 128 codes and eight interests (the paper, as reported: three levels of 256 or 64, four or five); the
     tower adds to what the single-vector model believes of each cell, so that SPARC starts as that model; BPR weighs 0.1
     (the paper: 10). ``coupling`` gives the two controls for joint training.
 

@@ -17,6 +17,7 @@ from typing_extensions import Self
 from tesserec.data.dataset import Dataset
 from tesserec.data.features import ItemFeatures
 from tesserec.data.histories import Histories
+from tesserec.errors import ConfigError
 from tesserec.index.contract import Codes, Floats
 from tesserec.index.score_postings import ScorePostings
 from tesserec.index.searcher import Searcher
@@ -84,7 +85,8 @@ class SparCodeConfig(AllToAllConfig):
     list_length
         Items kept of each tuple's list, its best (T).
     all_tuples
-        A codebook of at most this many tuples gets a list for each; a larger one for those of training users.
+        All tuples get lists where they are at most so many, over all tokens' codebooks; otherwise those that training
+        users read.
     """
 
     codebook: TokenCodebookConfig = TokenCodebookConfig()
@@ -285,6 +287,13 @@ class SparCodeTask(FitTask):
         super().__init__(model, dataset, seed)
         rows = np.random.default_rng(seed).permutation(len(dataset.train))[:SAMPLE_USERS]
         self.sample = dataset.train.take(np.sort(rows))
+        codes = model.config.codebook.codes
+        held = len(self.sample) * (model.config.tokens.count if model.config.codebook.shared else 1)
+        if codes > held:
+            raise ConfigError(
+                f"codebook.codes = {codes}, but the {len(self.sample):,} training users have only {held:,} tokens to "
+                "quantise; use fewer codes"
+            )
 
     def end_epoch(self, epoch: int) -> dict[str, Any]:
         """See :class:`tesserec.training.loop.Task`."""
@@ -302,7 +311,7 @@ class SparCodeTask(FitTask):
 
 
 class SparCode(NeuralRetriever):
-    """SparCode-style retrieval (Su et al., SIGIR 2023), after the paper's figures and a third-party port.
+    """SparCode-style retrieval (Su et al., SIGIR 2023), after the paper's figures and its authors' code.
 
     From the paper: a user is K tokens; a product quantiser, moved by moving averages and a commitment loss, makes them
     tuples of codes; any pair encoder scores (tuple, item); ``y = sum_k ReLU(E(t_k, i) + b)``. Since there are finitely

@@ -174,21 +174,26 @@ class TesseraNetwork(Network):
     def encode(self, vectors: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
         """Posterior over cells, at temperature ``heat``, and the user vector ``(batch, dim)``, after the last event.
 
-        With the exact normaliser also what the softmax over all items gives each cell, as a logarithm and by moments,
-        ``(batch, codes)``.
+        With the exact normaliser also what is subtracted in each cell, ``(batch, codes)``: the logarithm of what the
+        softmax over all items gives it, by moments, and what makes ``p(item | user)`` sum to one at this temperature.
         """
         states = self.states(vectors[..., : self.config.encoder.dim])
         users = self.user(last_valid(states, lengths)) / self.config.temperature
         logits = self.cell_logits(users, self._kept_moments)
         if not self.exact:
             return torch.softmax(logits / self.heat, -1), users
-        mass = self._kept_moments.log_mass_of_cells(users, self.codes)
-        return torch.softmax(torch.lerp(mass, logits, self.config.trust) / self.heat, -1), users, mass
+        moments = self._kept_moments
+        mass = moments.log_mass_of_cells(users, self.codes)
+        shares = torch.log_softmax(torch.lerp(mass, logits, self.config.trust) / self.heat, -1)
+        flatter = moments.log_mass_of_cells(users / self.heat, self.codes)
+        total = (shares + flatter - mass / self.heat).logsumexp(-1, keepdim=True)
+        return shares.exp(), users, mass + self.heat * total
 
     def read(self, interests: Tensor, lengths: Tensor, *state: Tensor) -> Tensor:
         """User vectors of cells ``(batch, interests, width)``; products with items are logits within the cell.
 
-        With the exact normaliser a last coordinate subtracts the cell's mass, so that they are ``log p(item | cell)``.
+        With the exact normaliser a last coordinate subtracts the cell's mass, so that with the posterior's logarithm
+        they are ``log p(item | user)``.
         """
         users = self._read(state[0][:, None], interests, self._kept_moments)
         if self.exact:
@@ -288,11 +293,11 @@ class Tessera(NeuralRetriever):
     matrix product for each cell that the batch needs, train them together, and serve. *Serving* beside the full
     softmax: an item's probability within its cell is over the cell's mass as the posterior sees it, so what moments
     miss of it cancels, and an item has its score of the full softmax plus ``trust`` of what the posterior corrects
-    about its cell. *Cells*: after a warm-up as a full softmax (one cell), k-means on items makes cells; then a Lloyd
-    step after each epoch from their present means, so that a cell keeps its identity; none grows beyond a cap. k-means
-    inside each makes its parts, anew after each epoch. ``spread`` draws items towards the middle of their part.
-    *Calibration*: after training, one temperature for both factors, the one under which the posterior gives the cells
-    of held-out items of validation users the largest likelihood.
+    about its cell; all probabilities sum to one as far as moments know. *Cells*: after a warm-up as a full softmax (one
+    cell), k-means on items makes cells; then a Lloyd step after each epoch from their present means, so that a cell
+    keeps its identity; none grows beyond a cap. k-means inside each makes its parts, anew after each epoch. ``spread``
+    draws items towards the middle of their part. *Calibration*: after training, one temperature for both factors, the
+    one under which the posterior gives the cells of held-out items of validation users the largest likelihood.
     """
 
     name = "tessera"

@@ -26,6 +26,8 @@ class DictionaryConfig(CodebookConfig):
         Entries of each of the ``levels`` sub-dictionaries.
     update
         Moving averages by default: no other loss is to move an entry.
+    commitment
+        Weight of the term that draws what is coded to its entries.
     """
 
     codes: int = Field(64, ge=2)

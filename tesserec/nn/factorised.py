@@ -112,7 +112,10 @@ class Moments:
         return self.log_sizes <= NEVER
 
     def log_mass(self, users: Tensor) -> Tensor:
-        """To second order, ``log sum_{i in p} exp(u . z_i)`` of every part for users ``(rows, dim)``."""
+        """To second order, ``log sum_{i in p} exp(u . z_i)`` of every part for users ``(rows, dim)``.
+
+        Coordinates count as uncorrelated inside a part: of the covariance only the diagonal is kept.
+        """
         powers = torch.cat([users, 0.5 * users * users], -1)
         return torch.addmm(self.log_sizes, powers, torch.cat([self.means, self.variances], -1).T)
 

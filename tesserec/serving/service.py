@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from tesserec import __version__
-from tesserec.errors import UserError
+from tesserec.errors import ArtefactError, UserError
 from tesserec.serving import answers, edits, schemas
 from tesserec.serving.answers import Question
 from tesserec.serving.candidate_log import CandidateLog
@@ -182,6 +182,13 @@ class Service:
         def work() -> schemas.Edited:
             done = edit(served)
             self.generations.refresh()
+            now = self.generations.current
+            if now is None or now.bundle.generation < done.generation:
+                reason = self.generations.refused[-1].reason
+                raise ArtefactError(
+                    f"generation {done.generation} holds the edit and is not in service: {reason}; "
+                    "edit once more, or take it back by `tesserec rollback`"
+                )
             return done
 
         return await self._compute(1, path, work)

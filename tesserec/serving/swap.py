@@ -25,6 +25,7 @@ from tesserec.serving.schemas import Refused
 
 logger = logging.getLogger(__name__)
 
+_EXPECTED = (TesserecError, OSError)
 _CHECKED = 8
 _K = 20
 _REMEMBERED = 20
@@ -100,13 +101,14 @@ class Generations:
         with self._busy:
             if (seen := _state_of(self.root)) == self._seen:
                 return
-            self._seen = seen
             try:
                 served = open_checked(self.root, self.current)
-            except (TesserecError, OSError) as error:
+            except Exception as error:
+                # What is said of the files stays so; what the system refuses, such as one more open file, may not.
+                self._seen = seen if isinstance(error, TesserecError) else None
                 self._refuse(error)
                 return
-            self.current = served
+            self._seen, self.current = seen, served
             logger.info("generation %d is in service", served.bundle.generation)
             self._changed("served", served.bundle.generation)
 
@@ -116,7 +118,9 @@ class Generations:
             name = (self.root / "CURRENT").read_text().strip()[:40]
         except (OSError, UnicodeDecodeError):
             name = "none"
-        logger.error("generation %s is refused: %s", name, reason)
+        if self.refused and (self.refused[-1].generation, self.refused[-1].reason) == (name, reason):
+            return
+        logger.error("generation %s is refused: %s", name, reason, exc_info=not isinstance(error, _EXPECTED))
         self.refused = [*self.refused, Refused(name, reason, datetime.now(timezone.utc))][-_REMEMBERED:]
         self._changed("refused", 0)
 

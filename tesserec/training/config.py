@@ -21,7 +21,8 @@ class TrainingConfig(BaseModel):
     final_rate
         Learning rate at the end of the last epoch as a share of ``learning_rate``; it falls on a straight line.
     negatives
-        Size of the pool of negatives that a step's positions share.
+        Size of the pool of negatives that a step's positions share. Models of the whole catalogue's likelihood
+        (tessera, and SASRec under the full softmax) read none of it.
     popular_share
         Share of negatives drawn by popularity, the rest uniformly; corrected by log-Q.
     patience

@@ -131,14 +131,35 @@ def test_counted_models_equal_a_count_of_everything(log, shop, later, tmp_path):
     assert found == {user: fresh.train[row].tolist() for row, user in enumerate(fresh.train_users.tolist())}
 
 
+def test_text_files_are_read_as_the_first_ones_were(tmp_path):
+    """Ids of digits alone, lists cut at a bar, and postal codes, in a CSV whose ids are text like the log's."""
+    log = "user,item,time\n" + "".join(
+        f"u{u},{i},{1700000000 + u + t}\n" for u in range(4) for t, i in enumerate("ab1")
+    )
+    (tmp_path / "log.csv").write_text(log)
+    (tmp_path / "items.csv").write_text("item,zip,tags\na,00501,x|y\nb,00502,y\n1,10001,x\n")
+    known = prepare(tmp_path / "log.csv", items=tmp_path / "items.csv", roles={"tags": "multi"})
+    (tmp_path / "later.csv").write_text("user,item,time\nu0,1,1700009000\n7,2,1700009001\n")
+    (tmp_path / "more.csv").write_text("item,zip,tags\n2,00503,y|x\n1,10002,y\n")
+    later = prepare_more(known, tmp_path / "later.csv", items=tmp_path / "more.csv")
+    rows = {row["id"]: (row["zip"], row["tags"]) for row in later.item_table.iter_rows(named=True)}
+    assert rows == {
+        "a": ("00501", ["x", "y"]),
+        "b": ("00502", ["y"]),
+        "1": ("10002", ["y"]),
+        "2": ("00503", ["y", "x"]),
+    }
+    assert "7" in later.users.values
+
+
 def test_what_cannot_be_merged_is_refused(shop, later, tmp_path):
     dataset, frame = Dataset.open(shop), pl.read_parquet(later)
     _, item, time = frame.columns
-    with pytest.raises(DataError, match="item ids of the log are Int32"):
+    with pytest.raises(DataError, match="has ids of type Int32 such as 5, expected String"):
         prepare_more(dataset, frame.with_columns(pl.lit(5).alias(item)))
     with pytest.raises(DataError, match="has times and the other"):
         prepare_more(dataset, frame.drop(time))
-    with pytest.raises(DataError, match="lacks the columns"):
+    with pytest.raises(DataError, match="the new items lack the columns"):
         prepare_more(dataset, frame, items=pl.DataFrame({"item": ["new-a"]}))
     by_time = prepare(frame, split="time")
     with pytest.raises(ConfigError, match="split by 'time'"):

@@ -165,6 +165,17 @@ def test_a_kill_at_any_write_leaves_the_old_dataset_or_none(workplace: Path) -> 
     assert seen.faults >= 20
 
 
+def test_what_an_interrupted_replacement_left_is_named(saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved, tmp_path / ".mine.17.old")
+    with pytest.raises(
+        ArtefactError, match=r"mine is not a directory; .* what it was is .*/\.mine\.17\.old, to be renamed"
+    ):
+        Dataset.open(tmp_path / "mine")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file exists and is not a tesserec dataset; it is left alone"):
+        Dataset.open(saved).save(tmp_path / "file", overwrite=True)
+
+
 def test_a_full_disk_is_said_and_leaves_nothing_half_written(workplace: Path) -> None:
     seen = sweep(setup=SETUP, action=ACTION, check=OLD_OR_NEW_WITHOUT_LEFTOVERS, root=workplace, fault="full")
     assert seen.faults >= 20

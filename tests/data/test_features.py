@@ -82,6 +82,13 @@ def test_a_table_of_ids_alone() -> None:
     assert (features.numeric.shape, features.vector.shape) == ((4, 0), (4, 0))
 
 
+@pytest.mark.parametrize("value", [19.99, 0.1, 0.0, 1e12])
+def test_numbers_that_are_all_equal_have_no_scale(value) -> None:
+    features = _features(pl.DataFrame({"id": range(100), "price": [value] * 100}))
+    mean, deviation, _ = features.vocabulary.numbers["price"]
+    assert (mean, deviation) == (pytest.approx(value), 1.0)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -88,6 +88,19 @@ def test_rows_without_an_event_type_are_dropped_by_the_event_filter() -> None:
     assert len(dataset.train.values) == 6
 
 
+def test_what_a_filter_drops_is_not_looked_at() -> None:
+    rows = [(u, i, START + i, "rate", 4.0) for u in range(2) for i in range(4)]
+    rows[3:3] = [(0, None, None, "search", None), (1, 2, START + 9, "view", None)]
+    log = _frame(rows, "event", "rating")
+    dataset = prepare(log, events=["rate"], min_weight=3)
+    assert dataset.report.dropped == {"event type": 2, "weight": 0}
+    with pytest.raises(DataError, match="column 'rating', row 4: None: expected a number"):
+        prepare(log.drop_nulls("item_id"), events=["rate", "view"], min_weight=3)
+    bad = log.with_columns(item_id=pl.when(pl.col("rating") == 4).then(pl.col("item_id")).otherwise(None))
+    with pytest.raises(DataError, match=r"column 'item_id', row 5: None: every row needs a item"):
+        prepare(bad, events=["rate", "view"])
+
+
 def test_repeats_and_seen_items() -> None:
     log = _frame([(u, i, START + t) for u in (1, 2) for t, i in enumerate("abacbd")])
     kept = prepare(log)
@@ -171,12 +184,24 @@ def test_tables_in_text_files(tmp_path: Path) -> None:
     assert dataset.roles == {"title": "text", "genres": "multi", "year": "numeric", "score": "numeric"}
 
 
+def test_text_that_looks_like_numbers_keeps_its_form(tmp_path: Path) -> None:
+    log, items = tmp_path / "log.csv", tmp_path / "items.csv"
+    BASIC.with_columns(item_id="x" + pl.col("item_id").cast(pl.String)).write_csv(log)
+    items.write_text("item,zip,edition,price\n1931103628,00501,1.10,1.10\nx5,10001,2.0,2.5\n")
+    dataset = prepare(log, items=items, roles={"edition": "categorical"})
+    assert dataset.item_table.schema["id"] == pl.String
+    row = dataset.item_table.row(by_predicate=pl.col("id") == "1931103628", named=True)
+    assert row == {"id": "1931103628", "zip": "00501", "edition": "1.10", "price": 1.1}
+    items.write_text("item,price\n1931103628,1.10\n")
+    assert "1931103628" in prepare(log, items=items).items.values
+
+
 @pytest.mark.parametrize(
     ("items", "message"),
     [
         ({"item_id": [5, 6, 5], "a": [1, 2, 3]}, r"column 'item_id': id 5 is in rows \[1, 3\]; ids must be unique"),
         ({"item_id": [5, None]}, "column 'item_id', row 2: None: every row needs a item"),
-        ({"item_id": ["5", "6"]}, "has ids of type String such as '5', the log of type Int64 such as 5"),
+        ({"item_id": ["5", "6"]}, "has ids of type String such as '5', expected Int64 such as 5; give both one type"),
         ({"thing": [5, 6]}, r"no column that is known as the item; it has \['thing'\]"),
         ({"item_id": [5, 6], "id": [5, 6]}, "the columns 'item_id' and 'id'; rename or drop one"),
         ({"item_id": [5, 6], "v": [[1.0], [1.0, 2.0]]}, "column 'v', item 6: vector of length 2, expected 1"),

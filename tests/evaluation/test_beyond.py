@@ -65,6 +65,14 @@ def test_items_without_a_category_resemble_nothing() -> None:
     assert beyond.category_diversity(lists, world, [3])["diversity@3"].tolist() == [1.0]
 
 
+def test_lists_of_a_fixed_size_are_lists() -> None:
+    tags = pl.Series("tags", [["a", "b"], ["b", "c"], ["d", "e"]], dtype=pl.Array(pl.String, 2))
+    table = pl.DataFrame({"id": ["a", "b", "c"], "tags": tags})
+    world = dataset([[0]], [[0]], [[1]], 3, item_table=table, roles={"tags": "multi"})
+    lists = np.array([[0, 1]], dtype=np.int32)
+    assert beyond.category_diversity(lists, world, [2])["diversity@2"].tolist() == [pytest.approx(2 / 3)]
+
+
 def test_same_value_in_two_columns_is_two_categories() -> None:
     table = pl.DataFrame({"id": ["a", "b"], "brand": ["x", "y"], "maker": ["y", "x"]})
     world = dataset([[0]], [[0]], [[1]], 2, item_table=table, roles={"brand": "categorical", "maker": "categorical"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,14 @@ def test_concentration_agrees_with_a_loop() -> None:
         needed.append(1 + np.argmax(held >= np.ceil(round(0.99 * len(best), 9))))
     assert found[f"concentration/cells@{ITEMS}"].value == pytest.approx(np.mean(needed))
     assert found[f"concentration/cell_share@{ITEMS}"].value == pytest.approx(np.mean(needed) / CELLS)
+
+
+@pytest.mark.parametrize("limit", [{"max_items": 5}, {"new_share": 0.5}, {"seed": 1}])
+def test_what_concentration_holds_a_search_against_has_no_limits(limit: Any) -> None:
+    plain = Policy(interests=3, merge="probability")
+    free, limited = (measure(cells_model(policy)).figures for policy in (plain, replace(plain, **limit)))
+    for name in (f"concentration/cells@{ITEMS}", f"concentration/fewest_cells@{ITEMS}"):
+        assert limited[name].value == free[name].value
 
 
 def test_ranks_agree_with_a_loop() -> None:

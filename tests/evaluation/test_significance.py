@@ -14,6 +14,7 @@ from tesserec.evaluation import significance
 from tesserec.evaluation.protocol import evaluate
 from tesserec.evaluation.result import Evaluation
 from tesserec.evaluation.significance import compare, holm, randomisation_test
+from tesserec.evaluation.slices import SliceRules
 from tests.evaluation.worlds import answering, random_lists, random_world
 
 WORLD = random_world()
@@ -77,6 +78,19 @@ def test_novel_interests_need_the_same_cells() -> None:
     with pytest.raises(UserError, match="rest on different cells"):
         compare(runs, ["recall@5/novel"])
     compare(runs, ["recall@5/cold"])
+
+
+def test_slices_and_diversity_need_the_same_rule() -> None:
+    ours = measured(RANDOM)
+    shorter = evaluate(answering(POPULAR), WORLD, ks=(5,), bootstrap=20, rules=SliceRules(short=2))
+    with pytest.raises(UserError, match=r"recall@5/short of 'b' goes by .*, of 'a' by"):
+        compare({"a": ours, "b": shorter}, ["recall@5/short"])
+    compare({"a": ours, "b": shorter}, ["recall@5"])
+    diverse = {"diversity@5": np.zeros(300)}
+    alike = replace(ours, protocol=ours.protocol | {"diversity": "vectors"}, per_user=ours.per_user | diverse)
+    other = replace(alike, protocol=alike.protocol | {"diversity": "categories"})
+    with pytest.raises(UserError, match=r"diversity@5 of 'b' goes by categories, of 'a' by vectors"):
+        compare({"a": alike, "b": other}, ["diversity@5"])
 
 
 def test_p_equals_all_sign_flips() -> None:

@@ -10,7 +10,7 @@ import pytest
 from tesserec.data.histories import Histories
 from tesserec.errors import ConfigError
 from tesserec.index.contract import Policy
-from tesserec.index.exploration import propensity_of, race_weights, reshaped, tempered
+from tesserec.index.exploration import propensity_of, race_weights, reshaped
 from tesserec.index.filters import Filter
 from tesserec.index.search import retrieve
 from tesserec.index.visiting import known_cells
@@ -91,8 +91,11 @@ def test_propensities_hold_where_a_filter_sends_some_draws_everywhere():
 
 def test_temperature_and_top_p_by_hand():
     posterior = np.array([[0.64, 0.32, 0.04, 0.0]], np.float32)
-    np.testing.assert_allclose(tempered(posterior, 2.0), [[0.8, 0.565685, 0.2, 0]] / np.float32(1.565685), rtol=1e-5)
-    assert tempered(np.array([[0.0, 1e-30, 1.0]], np.float32), 0.01).tolist() == [[0, 0, 1]]
+    nothing = np.zeros_like(posterior, dtype=np.bool_)
+    warm = reshaped(posterior, nothing, Policy(temperature=2.0))
+    np.testing.assert_allclose(warm, [[0.8, 0.565685, 0.2, 0]] / np.float32(1.565685), rtol=1e-5)
+    sharp = np.array([[0.0, 1e-30, 1.0]], np.float32)
+    assert reshaped(sharp, nothing[:, :3], Policy(temperature=0.01)).tolist() == [[0, 0, 1]]
     asked, many = searcher(1), histories(2, 20, 60)
     narrow = asked.retrieve(many, 8, Policy(interests=6, top_p=0.01))
     single = asked.retrieve(many, 8, Policy(interests=1))
@@ -108,6 +111,23 @@ def test_known_interests_count_less_by_hand():
     np.testing.assert_allclose(reshaped(posterior, known, Policy(known=0.5)), [[3 / 7, 3 / 7, 1 / 7]], rtol=1e-6)
     everything = np.ones_like(known)
     np.testing.assert_allclose(reshaped(posterior, everything, Policy(known=0.01)), posterior, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ({"known": 1e-46}, [[0.5, 0.5, 0.0]]),
+        ({"known": 1e39}, [[0.5, 0.5, 0.0]]),
+        ({"temperature": 1e-320}, [[0.5, 0.5, 0.0]]),
+        ({"temperature": 1e300}, [[1 / 3, 1 / 3, 1 / 3]]),
+    ],
+)
+def test_extreme_settings_leave_a_posterior(setting, expected):
+    posterior = np.array([[0.4, 0.4, 0.2]], np.float32)
+    known = np.array([[True, True, "known" in setting and setting["known"] < 1]])
+    if known.all():  # all weighed alike
+        expected = posterior
+    np.testing.assert_allclose(reshaped(posterior, known, Policy(**setting)), expected, atol=1e-6)
 
 
 def test_a_list_of_less_known_interests_is_that_of_a_user_side_that_believes_so():

@@ -108,6 +108,20 @@ def test_full_blocks_equal_a_plain_sum(sign):
         assert found.scores[user].tolist() == total[best].tolist()
 
 
+@pytest.mark.parametrize("before", [1023, 1040, 1049, 1050, 1053, 1056, 1057])
+def test_a_dense_block_after_one_that_a_single_list_names(before):
+    """What is noted of the first leaves little room or none for a whole run of the second."""
+    rng = np.random.default_rng(before)
+    item = np.concatenate([rng.permutation(BLOCK)[:before], *(BLOCK + rng.permutation(BLOCK)[:2000] for _ in range(2))])
+    code = np.repeat([0, 1, 2], [before, 2000, 2000])
+    scores = rng.uniform(1, 2, len(item)).astype(np.float32)
+    lists = ScorePostings.build(code, item, scores, n_codes=3, size=SIZE)
+    found = sum_lists(Weighed([[0, 1, 2]], [[1e-3, 1, 1]]), lists, Histories.from_lists([[0]]), 20, False)
+    total = np.zeros(SIZE)
+    np.add.at(total, item, scores * np.array([np.float32(1e-3), 1, 1], np.float64)[code])
+    assert found.items[0].tolist() == np.lexsort((np.arange(SIZE), -total))[:20].tolist()
+
+
 def test_the_c_kernel_keeps_the_bits_of_numba(monkeypatch):
     """Lists as long as in service: many blocks, near ties at the k-th place, a long history."""
     if native("lists", "tesserec_sum_lists", ARGUMENTS) is None:

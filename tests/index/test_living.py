@@ -295,6 +295,13 @@ def test_a_removed_twice_or_a_later_item_is_unknown_afterwards(root):
     assert Bundle.open(root).searcher.catalogue.items.encode(["x"]).tolist() == [N]
 
 
+def test_an_edit_where_there_is_no_bundle_leaves_nothing(tmp_path):
+    for place in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(ArtefactError, match="holds no published generation"):
+            remove_items(place, ["i1"])
+    assert not list(tmp_path.iterdir())
+
+
 def test_changes_on_another_base_are_refused(root, tmp_path):
     add_items(root, table(["x"]))
     other = tmp_path / "other"

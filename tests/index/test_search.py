@@ -65,7 +65,7 @@ def test_every_policy_in_every_precision_equals_the_slow_way(seed, policy, k, ti
 def test_slots_search_the_one_cell(seed, policy, k, ties, slots):
     side, postings = world(seed, ties=ties, slots=slots)
     users = histories(seed, 4, postings.size)
-    policy = replace(policy, explore=0.0, select="posterior")
+    policy = replace(policy, explore=0.0, select="posterior", known=1.0)
     found = retrieve(side, postings, users, k, policy, exclude_seen=True)
     for row, history in enumerate(users):
         slow = slow_retrieve(side, postings, history, k, policy, True)

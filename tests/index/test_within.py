@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from hypothesis import strategies as st
 from tesserec.errors import ConfigError
 from tesserec.index import search, within
 from tesserec.index.contract import Policy
+from tesserec.index.filters import Filter
 from tesserec.index.postings import VectorPostings
 from tesserec.index.score_postings import ScorePostings
 from tesserec.index.search import retrieve
 from tesserec.index.user_side import ConstantSide
-from tests.index.world import chances_of, histories, policies, slow_retrieve, world
+from tests.index.world import chances_of, histories, policies, searcher, slow_retrieve, world
 
 FACTORISED = Policy(interests=1000, merge="probability", reach="cell", normalise=True)
 
@@ -112,6 +114,31 @@ def test_cells_that_cannot_matter_are_not_visited_nor_read():
     assert (slow.visits.cells == 10).all()
     assert (found.items >= 0).all()
     assert (slow.items >= 0).all()
+
+
+@pytest.mark.parametrize("known", [0.05, 20.0])
+def test_what_is_left_out_is_proved_away_only_where_it_cannot_come_before(known):
+    weighed, certified = replace(FACTORISED, known=known), 0
+    for seed in range(20):
+        side, postings = world(seed, items=200, cells=12)
+        users = histories(seed, 20, 200)
+        asked = partial(retrieve, side, postings, users, 5, exclude_seen=True)
+        whole, part = (asked(policy=replace(weighed, visit=visit)) for visit in (1.0, 0.5))
+        sure = part.visits.certified
+        np.testing.assert_array_equal(part.items[sure], whole.items[sure])
+        certified += (sure & (part.visits.mass_left > 0)).sum()
+    assert (certified > 0) == (known > 1)  # what is known comes first, or last and is left out
+
+
+def test_a_filtered_list_is_filled_from_interests_that_were_not_asked_for():
+    asked = searcher(0, items=200, cells=12, interests=2, merge="probability", reach="cell", normalise=True)
+    few, many = Filter(allow=range(0, 200, 10)), histories(1, 20, 200)
+    found = asked.retrieve(many, 5, only=few)
+    assert (found.items >= 0).all()
+    whole = asked.retrieve(many, 5, replace(asked.policy, interests=12), only=few)
+    short = (asked.retrieve(many, 200, replace(asked.policy, seed=0), only=few).items >= 0).sum(axis=1) < 5
+    assert short.sum() > 5  # two interests alone hold too few
+    np.testing.assert_array_equal(found.items[short], whole.items[short])
 
 
 def test_few_users_read_longer_and_longer_blocks():

@@ -12,6 +12,7 @@ from tesserec.data.histories import Histories
 from tesserec.data.ids import IdMap
 from tesserec.index.catalogue import Catalogue
 from tesserec.index.contract import Encoded, Policy
+from tesserec.index.exploration import reshaped
 from tesserec.index.postings import VectorPostings
 from tesserec.index.searcher import Searcher
 
@@ -74,10 +75,11 @@ def histories(seed, users, items, longest=8):
 
 
 def policies(**fields):
-    """Any policy; exploration and the choice by history exclude each other."""
-    explore_or_select = st.one_of(
-        st.tuples(st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.just("posterior")), st.just((0.0, "history"))
+    """Any policy; the choice by history excludes exploration and a weight on known interests."""
+    by_posterior = st.tuples(
+        st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.just("posterior"), st.sampled_from([1.0, 1.0, 0.05, 20.0])
     )
+    ways = st.one_of(by_posterior, st.just((0.0, "history", 1.0)))
     built = st.builds(
         Policy,
         interests=st.integers(1, 8),
@@ -86,14 +88,15 @@ def policies(**fields):
         shares=st.sampled_from(["posterior", "equal"]),
         **fields,
     )
-    return st.builds(lambda policy, both: replace(policy, explore=both[0], select=both[1]), built, explore_or_select)
+    return st.builds(lambda policy, way: replace(policy, explore=way[0], select=way[1], known=way[2]), built, ways)
 
 
 def chances_of(side, postings, history, policy):
-    """The probability of every interest of one user: the posterior, or its frequency in the history."""
-    if policy.select == "posterior":
-        return side.posterior[history[-1]]
+    """The probability of every interest of one user: the posterior that chooses, or its frequency in the history."""
     counts = np.bincount(postings.cell_of[np.asarray(history)], minlength=postings.cells)
+    if policy.select == "posterior":
+        posterior = side.posterior[history[-1]][None]
+        return reshaped(posterior, np.resize(counts > 0, posterior.shape), policy)[0]
     return (counts / len(history)).astype(np.float32)
 
 
@@ -116,6 +119,8 @@ def slow_retrieve(side, postings, history, k, policy, exclude_seen):
             break
         visited.add(code)
         mass += float(chances[code])
+    chances = chances_of(side, postings, history, policy)
+    order = sorted(order, key=lambda code: (-chances[code], code))
 
     slots = 0
     if policy.explore > 0:
@@ -123,7 +128,6 @@ def slow_retrieve(side, postings, history, k, policy, exclude_seen):
     if policy.select == "history":  # frequencies are the chances, and of equally frequent cells the latest comes first
         cells = postings.cell_of[np.asarray(history)].tolist()
         latest = {cell: place for place, cell in enumerate(cells)}
-        chances = chances_of(side, postings, history, policy)
         order = sorted(latest, key=lambda cell: (-cells.count(cell), -latest[cell]))
     shares = (lambda code: 1.0) if policy.shares == "equal" else chances.__getitem__
     new = [code for code in order if code not in known and chances[code] > 0][: min(policy.interests, slots)]

@@ -135,5 +135,6 @@ def test_more_diversity_takes_items_of_more_interests():
     history = dataset().items.decode(np.asarray(part.histories[0])).to_list()
     plain, mixed = (model.recommend([history], k=8, diversity=d) for d in (0.0, 1000.0))
     assert plain.equals(model.recommend([history], k=8))
-    counts = mixed["interest"].value_counts()["count"].to_list()
-    assert counts == [2, 2, 2, 2] or len(counts) >= plain["interest"].n_unique()
+    largest = [listed["interest"].value_counts()["count"].max() for listed in (plain, mixed)]
+    assert largest[1] < largest[0]
+    assert mixed["interest"].n_unique() >= plain["interest"].n_unique()

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from tesserec.errors import ArtefactError, ConfigError, TrainingRefused
 from tesserec.evaluation.metrics import recall
@@ -69,9 +70,15 @@ def test_their_own_loss_moves_codewords_unless_they_are_frozen(coupling, moves):
     assert ("quantiser.codebooks" in gradients(network, task.losses(batch, 1.0))) == moves
 
 
+def test_moving_averages_that_no_loss_reaches_are_not_called_joint():
+    with pytest.raises(ValidationError, match=r"no loss reaches codewords .* set coupling = 'stop-gradient'"):
+        SparcConfig.model_validate({"codebook": {"update": "ema"}})
+
+
 def test_the_codebook_divides_the_catalogue_not_the_traffic():
     codebook = SPARC["codebook"] | {"update": "ema", "decay": 0.0}
-    network, task, batch = network_and_batch({"codebook": codebook}, **only("rq"))
+    changes = {"codebook": codebook, "coupling": "stop-gradient"}
+    network, task, batch = network_and_batch(changes, **only("rq"))
     taken = batch.targets[batch.targets >= 0].tolist()
     once = torch.tensor(sorted({*taken, *batch.negatives.tolist()}))
     assert len(once) < len(taken) + len(batch.negatives)

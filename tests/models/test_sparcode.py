@@ -1,12 +1,14 @@
 """SparCode: what moves what, lists against brute force, and its place between two-tower and all-to-all."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
 from tesserec.data.features import ItemFeatures
-from tesserec.errors import UserError
+from tesserec.errors import ConfigError, UserError
 from tesserec.evaluation.metrics import recall
 from tesserec.index.bundle import Bundle
 from tesserec.index.catalogue import Catalogue
@@ -377,3 +379,6 @@ def test_settings_that_cannot_work_are_refused():
         config(reads=65)
     with pytest.raises(ValueError, match=r"reads = 2 with codebook.estimator = 'gumbel'"):
         config(reads=2, codebook={"estimator": "gumbel"})
+    few = replace(dataset(), train=dataset().train.take(np.arange(50)), train_users=dataset().train_users[:50])
+    with pytest.raises(ConfigError, match=r"codebook\.codes = 64, but the 50 training users have only 50 tokens"):
+        SparCode(config(codebook={"levels": 1, "codes": 64})).fit(few)

@@ -89,6 +89,16 @@ def test_beside_the_full_softmax_an_item_has_its_score_there_and_trust_times_the
     assert torch.allclose(found - found.mean(), wanted - wanted.mean(), atol=1e-4)
 
 
+@pytest.mark.parametrize("heat", [1.0, 1.7])
+@torch.no_grad()
+def test_beside_the_full_softmax_probabilities_sum_to_one_at_any_temperature(heat):
+    network = network_with_cells(**EXACT, codes=4, parts=30, balance=1.0)  # parts of one item, whose moments are exact
+    assert network.variances.abs().max() < 1e-6
+    network.heat.fill_(heat)
+    probabilities = served(network, [[3, 5, 8, 13], [2], [7, 1]]).exp()
+    assert torch.allclose(probabilities.sum(1), torch.ones(3), atol=1e-4)
+
+
 @torch.no_grad()
 def test_a_new_item_goes_to_the_nearest_cell_that_has_items_and_its_nearest_part():
     network = network_with_cells()
@@ -253,6 +263,7 @@ def test_a_cell_for_every_item_is_a_softmax_over_means():
 
 
 @pytest.mark.parametrize("changes", [{}, EXACT])
+@torch.no_grad()
 def test_one_temperature_flattens_both_factors_alike(changes):
     network = network_with_cells(**changes)
     history = network.item_vectors()[:4][None]
@@ -261,7 +272,8 @@ def test_one_temperature_flattens_both_factors_alike(changes):
     network.heat.fill_(2.0)
     warm, *state = network.encode(history, torch.tensor([4]))
     assert torch.allclose(torch.softmax(cold.log() / 2, -1), warm, atol=1e-6)
-    assert torch.allclose(read / 2, network.read(torch.tensor([[2, 5]]), torch.tensor([4]), *state), atol=1e-6)
+    differences = network.read(torch.tensor([[2, 5]]), torch.tensor([4]), *state) - read / 2
+    assert torch.allclose(differences - differences[:, :1], torch.zeros(1), atol=1e-6)  # what sums to one is the user's
 
 
 def test_calibration_raises_the_likelihood_of_held_out_cells():

@@ -48,6 +48,14 @@ def test_new_items_have_the_share_of_the_list_that_the_policy_gives_them(client)
     assert client.post("/v1/recommend", asked | {"policy": {"new_share": 2}}).status_code == 422
 
 
+def test_an_edit_that_does_not_come_into_service_is_no_success(client):
+    answer = client.post("/v1/items/remove", {"items": [f"i{n}" for n in range(N)]})
+    assert answer.status_code == 422
+    assert "generation 2 holds the edit and is not in service" in answer.json()["error"]
+    assert "no history has any candidate" in answer.json()["error"]
+    assert found(client, ["i1"])[1] == 1
+
+
 def test_an_item_is_like_others(client):
     assert client.post("/v1/items/add", {"items": [{"id": "x", "like": ["i3"]}]}).status_code == 200
     neighbours = client.post("/v1/similar", {"items": ["x"], "k": 1}).json()["items"][0]["similar"]

@@ -171,6 +171,20 @@ def test_any_events_are_as_in_a_dictionary(address, events, deleted, limit):
             assert store.history(user, limit) == [item for _, _, item in rows][-limit:]
 
 
+def test_who_asks_no_more_stops_no_writer(tmp_path):
+    other = sqlite3.connect(tmp_path / "events.sqlite", isolation_level=None)
+    with opened(str(tmp_path / "events.sqlite")) as store, contextlib.closing(other):
+        other.execute("BEGIN IMMEDIATE")
+        begun = store.add([event("u", "1", "a")])
+        wait_for(begun.running)
+        waiting = store.add([event("u", "2", "b")])
+        assert not begun.cancel()
+        assert waiting.cancel()
+        other.execute("COMMIT")
+        assert store.add([event("u", "3", "c")]).result(10) == 1
+        assert store.history("u", 9) == ["a", "c"]
+
+
 def test_the_file_is_private_and_deleted_data_is_overwritten(tmp_path):
     path = tmp_path / "events.sqlite"
     with opened(str(path)) as store:

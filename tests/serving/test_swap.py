@@ -88,6 +88,24 @@ def test_a_damaged_generation_is_refused_and_the_old_one_goes_on(root, kind):
         wait_for(lambda: served(client) == 3)
 
 
+def test_what_the_system_refused_once_is_tried_again(root, monkeypatch):
+    publish_popularity(root, first=0)
+    with client_of(root) as client:
+        tries = []
+
+        def crowded(*given):
+            tries.append(given)
+            if len(tries) < 3:
+                raise OSError(24, "Too many open files")
+            return open_checked(*given)
+
+        monkeypatch.setattr("tesserec.serving.swap.open_checked", crowded)
+        publish_popularity(root, first=2)
+        wait_for(lambda: served(client) == 2)
+        (refused,) = client.get("/v1/version").json()["refused"]
+        assert "Too many open files" in refused["reason"]
+
+
 def test_a_first_generation_that_is_damaged_leaves_the_service_unready(root):
     path = publish_popularity(root)
     damage(path / "postings" / "scores.npy", "flip")
@@ -164,7 +182,6 @@ def test_a_watcher_that_stumbles_goes_on(root, monkeypatch, caplog):
         publish_popularity(root)
         wait_for(lambda: "stumbled" in caplog.text)
         monkeypatch.setattr(swap, "open_checked", real)
-        publish_popularity(root)
-        wait_for(lambda: taken == [("served", 1), ("served", 3)])
+        wait_for(lambda: taken == [("served", 1), ("refused", 0), ("served", 2)])
     finally:
         generations.stop()

@@ -137,8 +137,11 @@ class SqliteStore:
 
 
 def _commit(connection: sqlite3.Connection, group: Sequence[tuple[_Work, Future[int]] | None]) -> bool:
-    """Do the group's work in one transaction and answer; True where the end of the queue was among it."""
-    todo = [one for one in group if one is not None]
+    """Do the group's work in one transaction and answer; True where the end of the queue was among it.
+
+    Work whose asker has gone before it began is left out, and one that goes meanwhile is not told.
+    """
+    todo = [one for one in group if one is not None and one[1].set_running_or_notify_cancel()]
     try:
         connection.execute("BEGIN IMMEDIATE")
         counts = [work(connection) for work, _ in todo]
@@ -151,7 +154,7 @@ def _commit(connection: sqlite3.Connection, group: Sequence[tuple[_Work, Future[
     else:
         for (_, done), count in zip(todo, counts, strict=True):
             done.set_result(count)
-    return len(todo) < len(group)
+    return None in group
 
 
 def _connect(path: Path) -> sqlite3.Connection:
