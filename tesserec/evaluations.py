@@ -6,6 +6,7 @@ What is measured stays in the run: ``evaluation/`` and ``interests.json`` of its
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,7 +111,8 @@ def load_evaluations(paths: Sequence[Path], part: str = "test") -> dict[str, Eva
         run = load_run(path)
         place = evaluation_path(run.path, part)
         if not place.is_dir():
-            raise UserError(f"{path} has no evaluation of its {part} part; run: tesserec evaluate {path} --part {part}")
+            command = shlex.join(["tesserec", "evaluate", str(path), "--part", part])
+            raise UserError(f"{path} has no evaluation of its {part} part; run: {command}")
         found[name] = Evaluation.load(place)
     return found
 

@@ -186,6 +186,9 @@ def open_directory(path: Path, kind: str, *, check: Check = "all") -> dict[str, 
         retired = next(path.absolute().parent.glob(f".{path.name}.*.old"), None)
         advice = f"; to replace it was interrupted, and what it was is {retired}, to be renamed" if retired else ""
         raise ArtefactError(f"{path} is not a directory; expected a tesserec {kind}{advice}")
+    if not (path / MANIFEST).exists():
+        advice = f"did you mean {path / kind}?" if (path / kind).is_dir() else "name one, or write it again"
+        raise ArtefactError(f"{path} is no whole tesserec {kind}, {MANIFEST} is missing; {advice}")
     manifest = read_json(path / MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("kind") != kind:
         seen = manifest.get("kind") if isinstance(manifest, dict) else type(manifest).__name__

@@ -21,8 +21,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tesserec.errors import ArtefactError, ConfigError, DataError, MissingExtra, UserError, train_extra
-from tesserec.files import read_json, write_json
+from tesserec.errors import ArtefactError, ConfigError, DataError, MissingExtra, TrainingRefused, UserError, train_extra
+from tesserec.files import MANIFEST, read_json, write_json
 
 if TYPE_CHECKING:
     from tesserec.data.dataset import Dataset
@@ -71,7 +71,7 @@ class Run:
         from tesserec.models import model_class
 
         if not self.finished:
-            raise UserError(f"{self.path} is unfinished; {how_to_resume(self)}")
+            raise UserError(f"{self.path} {state(self)}")
         with train_extra(f"opening {self.facts['model']}"):
             return model_class(self.facts["model"]).load(self.path / MODEL)
 
@@ -112,6 +112,13 @@ def load_run(path: Path) -> Run:
     if not isinstance(facts, dict) or facts.get("kind") != "run":
         raise ArtefactError(f"{path / CONFIG} does not describe a run; `tesserec train` writes one")
     return Run(path, facts)
+
+
+def state(run: Run) -> str:
+    """What is to be said of a run that has no model."""
+    if refused := run.facts.get("refused"):
+        return f"was refused: {refused}; train it anew with other settings, under the same name or another"
+    return f"is unfinished; {how_to_resume(run)}"
 
 
 def how_to_resume(run: Run) -> str:
@@ -196,16 +203,20 @@ def train_run(
         if [path.name for path in run.path.iterdir()] == [CONFIG]:
             shutil.rmtree(run.path)
         raise
+    except TrainingRefused as error:
+        write_json(run.path / CONFIG, run.facts | {"refused": str(error)})
+        raise
     run.facts["seconds"] = round(time.perf_counter() - begin, 2)
     model.save(run.path / MODEL)
     write_json(run.path / CONFIG, run.facts)
     return run
 
 
-def index_run(path: Path, out: Path) -> Path:
+def index_run(path: Path, out: Path, dataset: Path | None = None) -> Path:
     """Publish the run's model as the next generation of the bundle root ``out``; returns the generation's directory.
 
-    A model with interests is calibrated for recall targets on validation users, where the dataset is still in place.
+    A model with interests is calibrated for recall targets on validation users of its dataset, at its old place or at
+    ``dataset``; where it is not at its old place any more, the bundle answers no recall targets.
     """
     from tesserec.index.calibration import calibrate
     from tesserec.models.publish import publish_bundle
@@ -214,11 +225,18 @@ def index_run(path: Path, out: Path) -> Path:
     facts = {key: run.facts[key] for key in ("model", "seed", "fingerprint")} | {"run": str(run.path.absolute())}
     with train_extra(f"indexing {run.facts['model']}"):
         searcher = run.model.searcher
-        if searcher.has_interests and Path(run.facts["dataset"]).exists():
-            held_out = run.dataset().valid.histories
+        known = dataset is not None or has_dataset(run)
+        if searcher.has_interests and known:
+            held_out = run.dataset(dataset).valid.histories
             if len(held_out):
                 searcher.calibration = calibrate(searcher, held_out.take(slice(0, CALIBRATED)), searcher.policy)
         return publish_bundle(run.model, Path(out), facts)
+
+
+def has_dataset(run: Run) -> bool:
+    """Whether the dataset of a run is still where it was."""
+    place = Path(run.facts["dataset"])
+    return place.exists() and read_json(place / MANIFEST).get("fingerprint") == run.facts["fingerprint"]
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -228,14 +246,19 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def _start(out: Path, facts: dict[str, Any], *, resume: bool, overwrite: bool) -> Run:
     """Claim the run directory, or find the run to resume in it."""
+    refused = (out / CONFIG).exists() and "refused" in load_run(out).facts
     if resume and (out / CONFIG).exists():
         run = load_run(out)
-        for key in SAME:
-            if (difference := _difference(key, run.facts[key], facts[key])) is not None:
-                raise ConfigError(f"{out} cannot be resumed: {difference}")
-        return run
+        differences = [_difference(key, run.facts[key], facts[key]) for key in SAME]
+        difference = next((one for one in differences if one is not None), None)
+        if refused and difference is None:
+            raise TrainingRefused(run.facts["refused"])
+        if not refused and difference is not None:
+            raise ConfigError(f"{out} cannot be resumed: {difference}")
+        if not refused:
+            return run
     if out.exists() and not _only_leftovers(out):
-        if not overwrite:
+        if not overwrite and not refused:
             raise UserError(f"{out} exists already; choose another name, or --resume or --overwrite it")
         load_run(out)
         # Renamed first, so that a kill in the middle of removing leaves no half of a run under this name.

@@ -7,6 +7,7 @@ inside, so it can be evaluated and updated again.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -109,15 +110,19 @@ def update_run(
         raise UserError(f"fine_tune = {fine_tune}; expected a number of epochs")
     before = load_run(path)
     known, trained = before.dataset(dataset), before.model
-    later = prepare_more(known, interactions, items=items, columns=columns, out=Path(out) / DATASET)
-    facts = {**before.facts, "dataset": str((Path(out) / DATASET).absolute()), "fingerprint": later.fingerprint}
-    run = Run(Path(out), facts | {"updated_from": str(Path(path).absolute()), "fine_tuned": fine_tune})
-    with train_extra(f"updating {facts['model']}"):
-        model = _on(trained, later, run.path, fine_tune, seed, progress)
-    churn, moved = _churn(trained, model)
-    model.save(run.path / MODEL)
-    facts["seconds"] = round(time.perf_counter() - begin, 2)
-    write_json(run.path / CONFIG, run.facts | {"seconds": facts["seconds"]})
+    try:
+        later = prepare_more(known, interactions, items=items, columns=columns, out=Path(out) / DATASET)
+        facts = {**before.facts, "dataset": str((Path(out) / DATASET).absolute()), "fingerprint": later.fingerprint}
+        run = Run(Path(out), facts | {"updated_from": str(Path(path).absolute()), "fine_tuned": fine_tune})
+        with train_extra(f"updating {facts['model']}"):
+            model = _on(trained, later, run.path, fine_tune, seed, progress)
+        churn, moved = _churn(trained, model)
+        model.save(run.path / MODEL)
+        write_json(run.path / CONFIG, run.facts | {"seconds": round(time.perf_counter() - begin, 2)})
+    except BaseException:
+        # What is refused or stopped is begun anew, and must not be in the way of that.
+        shutil.rmtree(out, ignore_errors=True)
+        raise
     generation = None if bundles is None else str(index_run(run.path, bundles))
     done = Update(
         run=str(out),

@@ -130,7 +130,8 @@ def _source(bundle: Bundle) -> tuple[Contents, _Vectors | _Lists]:
     postings = bundle.searcher.postings
     assert isinstance(postings, VectorPostings | ScorePostings)
     if postings.delta is not None:
-        raise ConfigError(f"{bundle.path} has changes on top of its postings; export it after: tesserec items compact")
+        compact = f"tesserec items compact {bundle.path.parent}"
+        raise ConfigError(f"{bundle.path} has changes on top of its postings; export it after: {compact}")
     source: _Vectors | _Lists
     if isinstance(postings, VectorPostings):
         source, codes, dim = _Vectors(bundle, postings), postings.cells, postings.dim

@@ -30,6 +30,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def index(
     run: Annotated[Path, typer.Argument(help="What `tesserec train` wrote.")],
     out: Annotated[Path, typer.Option(help="Bundle root; each call adds a generation.", show_default=False)],
+    dataset: Annotated[Path | None, typer.Option(help="The run's dataset, if it was moved.")] = None,
 ) -> None:
     """Publish a run as the next generation of a bundle: immutable, checked by hashes, answered without PyTorch.
 
@@ -37,9 +38,12 @@ def index(
 
         tesserec index runs/sparc --out bundles
     """
-    from tesserec.runs import index_run
+    from tesserec.runs import has_dataset, index_run, load_run
 
-    say(f"published {index_run(existing(run, 'a run that `tesserec train` wrote'), out)}")
+    path = existing(run, "a run that `tesserec train` wrote")
+    say(f"published {index_run(path, out, dataset)}")
+    if dataset is None and not has_dataset(load_run(path)):
+        say("its dataset is not where it was, so recall targets are not calibrated; say with --dataset where it is")
 
 
 def recommend(

@@ -95,12 +95,12 @@ def _dataset(path: Path) -> Facts:
 
 def _run(path: Path) -> Facts:
     from tesserec.evaluations import evaluation_path, load_interests
-    from tesserec.runs import how_to_resume, load_run
+    from tesserec.runs import load_run, state
 
     run = load_run(path)
     facts: Facts = {"kind": "run", "model": run.facts["model"], "state": "finished"}
     if not run.finished:
-        facts["state"] = f"unfinished; {how_to_resume(run)}"
+        facts["state"] = state(run)
     changed = {key: one["value"] for key, one in run.facts["settings"].items() if one["from"] != "default"}
     facts |= {"settings_changed": changed, "seed": run.facts["seed"], "dataset": run.facts["dataset"]}
     facts |= {"fingerprint": run.facts["fingerprint"], "seconds": run.facts.get("seconds")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import shutil
 import time
 from dataclasses import dataclass
@@ -154,15 +155,18 @@ def _planted(world: World, user: int) -> str:
 
 
 def _print_next(out: Path, names: list[str], history: list[Any]) -> None:
-    ids = ",".join(map(str, history))
-    commands = [f"tesserec compare {' '.join(str(out / 'runs' / name) for name in names)}"]
+    ids, bundles = [str(item) for item in history], str(out / "bundles")
+    of = [word for item in ids for word in ("--history-id", item)]
+    if not any("," in item for item in ids):
+        of = ["--history", ",".join(ids)]
+    commands = [["compare", *(str(out / "runs" / name) for name in names)]]
     if "sparc" in names:
-        commands.append(f"tesserec interests {out / 'bundles'} --history {ids}")
+        commands.append(["interests", bundles, *of])
     commands += [
-        f"tesserec recommend {out / 'bundles'} --history {ids}{' --explore 0.3' if 'sparc' in names else ''} --json",
-        f"tesserec info {out / 'bundles'}",
-        "tesserec prepare YOUR-LOG.parquet --split leave-one-out --out my-dataset",
+        ["recommend", bundles, *of, *(["--explore", "0.3"] if "sparc" in names else []), "--json"],
+        ["info", bundles],
+        ["prepare", "YOUR-LOG.parquet", "--split", "leave-one-out", "--out", "my-dataset"],
     ]
     say("\nTo try next:")
     for command in commands:
-        say(f"  {command}")
+        say(f"  {shlex.join(['tesserec', *command])}")

@@ -57,7 +57,7 @@ def find_column(
     DataError
         If the column is missing or several could be meant; names those seen and the option to pass.
     """
-    option = f"columns={{{what!r}: NAME}} (--{what}-column NAME)"
+    option = f"columns={{{what!r}: NAME}} (prepare: --{what}-column NAME, update: --column {what}=NAME), or rename it"
     if what in given:
         name = given[what]
         if name is not None and name not in columns:

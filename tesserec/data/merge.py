@@ -28,9 +28,10 @@ def prepare_more(
 ) -> Dataset:
     """Prepare the events of a dataset and of a later log as one, under the dataset's split.
 
-    Events that the dataset has already (same user, item and second) count once. Filters on counts of events are not
-    applied again. Under a user hold-out known users stay in their part, so that a model which goes on is never measured
-    on users whom it was trained on; new ones are drawn.
+    Events that the dataset has already (same user, item and second) count once. New ones pass the dataset's filters of
+    event types, weights and repeats; those on counts of events are not applied again. Under a user hold-out known users
+    stay in their part, so that a model which goes on is never measured on users whom it was trained on; new ones are
+    drawn.
 
     Parameters
     ----------
@@ -48,7 +49,8 @@ def prepare_more(
         If the dataset was split by time: its cuts lie in the past.
     """
     old, table = _events(dataset), read_table(log)
-    new = read_events(table, columns)
+    kept = {} if dataset.report is None else dataset.report.kept
+    new = read_events(table, columns, kept)
     known = {"user": dataset.users.values, "item": dataset.items.values}
     new = new.with_columns(alike(new[name], ids, table.name, table.text) for name, ids in known.items())
     if ("time" in old.columns) != ("time" in new.columns):
@@ -57,18 +59,20 @@ def prepare_more(
     if "time" in old.columns:
         new = new.join(old, on=keys, how="anti", maintain_order="left")
     both = pl.concat([old.select(new.columns), new])
-    return prepare(
+    merged = prepare(
         both,
-        out=out,
         items=_items(dataset, items, dict(columns or {})),
         split=_split(dataset, both["user"].unique().sort()),
         columns={name: name if name in new.columns else None for name in keys},
         roles=dataset.roles,
-        repeats="first" if dataset.exclude_seen else "keep",
+        repeats=kept.get("repeats", "first" if dataset.exclude_seen else "keep"),
         time_kind="seconds" if "time" in new.columns else None,
         exclude_seen=dataset.exclude_seen,
         progress=progress,
     )
+    assert merged.report is not None
+    merged.report.kept |= kept
+    return merged if out is None else merged.save(out)
 
 
 def _split(dataset: Dataset, users: pl.Series) -> Split:

@@ -44,6 +44,8 @@ class Filters:
     min_item_events: int
 
     def __post_init__(self) -> None:
+        if isinstance(self.events, str):
+            raise ConfigError(f"events = {self.events!r}; expected event types in a list, such as [{self.events!r}]")
         if self.repeats not in get_args(Repeats):
             raise ConfigError(f"repeats = {self.repeats!r}; choose 'keep', 'distinct', 'first' or 'last'")
         for name in ("min_user_events", "min_item_events"):
@@ -169,8 +171,17 @@ def prepare(
     return dataset.save(out, overwrite=overwrite)
 
 
-def read_events(log: Table, columns: Mapping[str, str | None] | None = None) -> pl.DataFrame:
-    """The checked events of a log, unfiltered: ``user``, ``item`` and, where it has times, ``time`` in seconds.
+def read_events(
+    log: Table, columns: Mapping[str, str | None] | None = None, kept: Mapping[str, Any] | None = None
+) -> pl.DataFrame:
+    """The checked events of a log: ``user``, ``item`` and, where it has times, ``time`` in seconds.
+
+    Parameters
+    ----------
+    log, columns
+        See :func:`prepare`.
+    kept
+        What the event type and the weight of a row have to be, as :class:`PrepareReport` keeps it.
 
     Raises
     ------
@@ -179,8 +190,9 @@ def read_events(log: Table, columns: Mapping[str, str | None] | None = None) -> 
     """
     given = dict(columns or {})
     check_given(given)
-    filters = Filters(None, None, "keep", 0, 0)
-    table, times = _checked(log, given, filters, None, PrepareReport())
+    kept = kept or {}
+    filters = Filters(kept.get("event"), kept.get("weight"), "keep", 0, 0)
+    table, times = _checked(log, given, filters, None, PrepareReport(), strict=False)
     chosen: list[pl.Expr | str] = ["user", "item"]
     if times is not None:
         if not times.per_second:
@@ -190,16 +202,21 @@ def read_events(log: Table, columns: Mapping[str, str | None] | None = None) -> 
 
 
 def _checked(
-    source: Table, given: Mapping[str, str | None], filters: Filters, time_kind: str | None, report: PrepareReport
+    source: Table,
+    given: Mapping[str, str | None],
+    filters: Filters,
+    time_kind: str | None,
+    report: PrepareReport,
+    strict: bool = True,
 ) -> tuple[Table, Times | None]:
-    """The columns ``user``, ``item`` and ``key`` of the rows that pass the row filters."""
+    """The columns ``user``, ``item`` and ``key`` of the rows that pass the row filters; ``strict`` by known names."""
     names = source.schema.names()
     user = cast(str, find_column("user", names, source.name, given, required=True))
     item = cast(str, find_column("item", names, source.name, given, required=True))
     time = find_column("time", names, source.name, given, required=False)
     report.columns = {"user": user, "item": item, "time": time}
     report.rows = int(source.collect(pl.len()).item())
-    source = _row_filters(source, given, filters, report)
+    source = _row_filters(source, given, filters, report, strict)
     chosen = [id_values(source, user, "user").alias("user"), id_values(source, item, "item").alias("item")]
     times = None
     if time is not None:
@@ -213,23 +230,25 @@ def _checked(
     return source.map(lambda frame: frame.select(chosen)), times
 
 
-def _row_filters(source: Table, given: Mapping[str, str | None], filters: Filters, report: PrepareReport) -> Table:
-    """The rows that pass; what is dropped is not looked at again."""
+def _row_filters(
+    source: Table, given: Mapping[str, str | None], filters: Filters, report: PrepareReport, strict: bool
+) -> Table:
+    """The rows that pass; what is dropped is not looked at again. ``strict`` refuses event types that do not occur."""
     names = source.schema.names()
     if filters.events is not None:
         column = cast(str, find_column("event", names, source.name, given, required=True))
         value = pl.col(column).cast(pl.String)
         seen = sorted(source.collect(value.unique().alias("event"))["event"].drop_nulls().to_list())
         for event in filters.events:
-            if str(event) not in seen:
+            if strict and str(event) not in seen:
                 raise ConfigError(f"events names {event!r}; column {column!r} of {source.name} holds {seen[:20]}")
-        report.columns["event"] = column
+        report.columns["event"], report.kept["event"] = column, [str(event) for event in filters.events]
         wanted = value.is_in([str(event) for event in filters.events]).fill_null(False)
         report.dropped["event type"] = int(source.collect((~wanted).sum().alias("dropped")).item())
         source = source.only(wanted)
     if filters.min_weight is not None:
         column = cast(str, find_column("weight", names, source.name, given, required=True))
-        report.columns["weight"] = column
+        report.columns["weight"], report.kept["weight"] = column, filters.min_weight
         light = number_values(source, column) < filters.min_weight
         report.dropped["weight"] = int(source.collect(light.sum().alias("dropped")).item())
         source = source.only(~light)
@@ -273,6 +292,8 @@ def _coded(frame: pl.LazyFrame, column: str, ids: pl.Series) -> pl.LazyFrame:
 def _filtered(events: Events, filters: Filters, items: int, report: PrepareReport) -> Events:
     """Repeats and minimum counts."""
     rows = len(events)
+    if filters.repeats != "keep":
+        report.kept["repeats"] = filters.repeats
     if filters.repeats == "first" or filters.repeats == "last":
         events = events.without_repeats(filters.repeats, items)
         report.dropped["repeats"] = rows - len(events)

@@ -18,6 +18,8 @@ class PrepareReport:
         ``seconds`` (or another unit), ``datetime``, ``order``, or ``none`` where the order of the rows counts.
     rows
         Rows read.
+    kept
+        What the event type, the weight or the repeats of a row had to be, where they were filtered.
     dropped
         Rows that each filter removed.
     users, items, events
@@ -41,6 +43,7 @@ class PrepareReport:
     columns: dict[str, str | None] = field(default_factory=dict)
     time_kind: str = "none"
     rows: int = 0
+    kept: dict[str, Any] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     users: int = 0
     items: int = 0

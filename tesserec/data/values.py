@@ -99,7 +99,8 @@ def time_values(table: Table, column: str, kind: str | None = None) -> Times:
     if kind is not None and kind not in (*UNITS, "order"):
         raise ConfigError(f"time_kind = {kind!r}; choose one of {', '.join([*UNITS, 'order'])}")
     dtype, value = table.schema[column], pl.col(column)
-    _refuse(table, value.is_null(), column, "every row needs a time; drop the row, or pass columns={'time': None}")
+    advice = "drop the row, or from Python pass columns={'time': None}"
+    _refuse(table, value.is_null(), column, f"every row needs a time; {advice}")
     if dtype in (pl.Date, pl.Datetime):
         return _calendar(table, column, value.cast(pl.Datetime("us")))
     if dtype == pl.String:

@@ -81,6 +81,9 @@ def evaluate(
     """
     held = held_out(dataset, part)
     ks = cut_offs(ks, len(dataset.items))
+    if not callable(retrieve):
+        kind = type(retrieve).__name__
+        raise ConfigError(f"retrieve is a {kind}; give what answers histories, such as model.searcher.retrieve")
     lists = _retrieve_all(retrieve, dataset, held, max(ks), batch_users, progress)
     chosen = slices(dataset, held, cells, rules)
     per_user = _per_user(lists, held, dataset, ks, compat, vectors)

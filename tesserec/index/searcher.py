@@ -120,7 +120,7 @@ class Searcher:
         if isinstance(history, (str, bytes)) or not hasattr(history, "__len__"):
             raise DataError(f"history {row} is {history!r}; expected a list of item ids, and a list of such lists")
         if len(history) == 0:
-            raise DataError(f"history {row} is empty; give at least one item, or ask a popularity model for its top")
+            raise DataError(f"history {row} is empty; give at least one item of the catalogue")
         try:
             indices = self.catalogue.items.encode(history)
         except DataError as error:

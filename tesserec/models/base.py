@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from typing_extensions import Self
 
 from tesserec.data.dataset import Dataset
-from tesserec.errors import ArtefactError
+from tesserec.errors import ArtefactError, UserError
 from tesserec.files import open_directory
 from tesserec.index.searcher import Searcher
 
@@ -84,14 +84,20 @@ class Retriever(ABC):
         """Codes of every item by level, ``(items, levels)``, and the codes of a level; None where items have none."""
         return None
 
+    @property
+    def _ready(self) -> Searcher:
+        if not hasattr(self, "catalogue"):
+            raise UserError(f"this {type(self).__name__} has learned nothing; call fit(dataset), or load a saved one")
+        return self.searcher
+
     def recommend(self, histories: Sequence[Sequence[Any]], k: int = 20, **policy: Any) -> pl.DataFrame:
         """Candidates for histories of the users' own item ids; see :meth:`Searcher.recommend`."""
-        return self.searcher.recommend(histories, k, **policy)
+        return self._ready.recommend(histories, k, **policy)
 
     def interests(self, histories: Sequence[Sequence[Any]], k: int = 10) -> pl.DataFrame:
         """The likeliest interests of each history with their probabilities; see :meth:`Searcher.interests`."""
-        return self.searcher.interests(histories, k)
+        return self._ready.interests(histories, k)
 
     def similar_items(self, items: Sequence[Any], k: int = 10) -> pl.DataFrame:
         """Nearest items of each given item; see :meth:`Searcher.similar_items`."""
-        return self.searcher.similar_items(items, k)
+        return self._ready.similar_items(items, k)

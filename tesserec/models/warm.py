@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from tesserec.data.dataset import Dataset
 from tesserec.data.histories import Histories
@@ -15,15 +18,18 @@ from tesserec.training.loop import device
 
 NEAR = 3
 """Events to either side of a new item whose items say where it lies."""
+ALIKE = 0.1
+"""Share of the known items, those with about as many events, of which one lends a new item its row."""
 
 
 def warm_start(trained: NeuralRetriever, dataset: Dataset) -> NeuralRetriever:
     """The trained model on another catalogue; no weight of it changes.
 
-    Items keep their rows by id, in whatever order the dataset has them. A new item starts at the mean of the rows of
-    the items beside it in training histories, or at the mean of all rows where there is none, plus what its features
-    say where the model reads them, and gets the code that the codebook as it is gives such a vector. So does a known
-    item whose features are others now.
+    Items keep their rows by id, in whatever order the dataset has them. A new item starts at the row of a known one:
+    of those that are taken about as often, the nearest to the mean of the items beside it in training histories, or of
+    all where there is none. The mean itself lies among the rows of all, near every user, and would be in every list. To
+    the row comes what its features say where the model reads them, and it gets the code that the codebook as it is
+    gives such a vector. So does a known item whose features are others now.
 
     Features are read by the vocabulary of the first training: a category that it lacks counts as missing until the
     model is trained anew.
@@ -39,7 +45,7 @@ def warm_start(trained: NeuralRetriever, dataset: Dataset) -> NeuralRetriever:
     rows = torch.from_numpy(np.maximum(place, 0).astype(np.int64)).to(device())
     weights |= {name: weights[name][rows] for name in model.network.per_item}
     table = weights["items.table.weight"]
-    table[~known] = _beside(dataset.train, place, table)
+    table[~known] = _lent(_beside(dataset.train, place, table), table, place, dataset.item_counts)
     model.network.load_state_dict(weights)
     same = torch.isclose(model.network.items.all(), trained.network.items.all()[rows], atol=1e-5).all(-1)
     model.network.eval().welcome((~(known & same)).nonzero()[:, 0])
@@ -63,3 +69,19 @@ def _beside(histories: Histories, place: NDArray[np.int32], table: Tensor) -> Te
     counts = torch.bincount(whose, minlength=len(sums))[:, None]
     middle = table[torch.from_numpy(np.flatnonzero(known)).to(table.device)].mean(0)
     return torch.where(counts > 0, sums / counts.clamp_min(1), middle)
+
+
+def _lent(means: Tensor, table: Tensor, place: NDArray[np.int32], counts: NDArray[np.int64]) -> Tensor:
+    """For each new item the row, nearest in cosine to its mean, of a known item with about as many events."""
+    known, new = np.flatnonzero(place >= 0), np.flatnonzero(place < 0)
+    known = known[np.argsort(counts[known], kind="stable")]
+    like, size = counts[known], max(1, math.ceil(ALIKE * len(known)))
+    rows = torch.empty_like(means)
+    for count in np.unique(counts[new]):
+        middle = (np.searchsorted(like, count, "left") + np.searchsorted(like, count, "right")) // 2
+        first = int(np.clip(middle - size // 2, 0, len(known) - size))
+        lenders = table[torch.from_numpy(known[first : first + size]).to(table.device)]
+        asking = torch.from_numpy(np.flatnonzero(counts[new] == count)).to(table.device)
+        near = F.normalize(means[asking], dim=-1) @ F.normalize(lenders, dim=-1).T
+        rows[asking] = lenders[near.argmax(1)]
+    return rows

@@ -134,8 +134,9 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _unknown(key: str, known: set[str]) -> str:
     by_name = {name.rsplit(".", 1)[-1]: name for name in known}
-    close = difflib.get_close_matches(key, known, 1, 0.5) or [
-        by_name[name] for name in difflib.get_close_matches(key.rsplit(".", 1)[-1], by_name, 1, 0.5)
-    ]
-    hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(sorted(known))}"
+    last = key.rsplit(".", 1)[-1]
+    close = [by_name[last]] if last in by_name else difflib.get_close_matches(key, known, 1, 0.5)
+    close = close or [by_name[name] for name in difflib.get_close_matches(last, by_name, 1, 0.5)]
+    keys_there_are = f"known keys: {', '.join(sorted(known))}" if known else "this model has no settings"
+    hint = f"did you mean {close[0]!r}?" if close else keys_there_are
     return f"unknown setting {key!r}; {hint}"

@@ -6,7 +6,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.cli.conftest import run_cli
+import tesserec
+from tesserec.errors import ArtefactError, TrainingRefused
+from tests.cli.conftest import QUICK, run_cli, sets
 
 GOOD = {
     "user_id": ["a", "a", "a", "b", "b", "b"],
@@ -152,6 +154,26 @@ def test_what_cannot_be_trained_leaves_no_run_in_the_way(tmp_path, shop):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_refused_training_says_so_afterwards_and_is_in_nobodys_way(tmp_path, shop, monkeypatch):
+    pytest.importorskip("torch")
+
+    def refuse(task, best):
+        raise TrainingRefused(f"two-tower reached recall@20 {best}, popularity alone 2.0; train longer")
+
+    monkeypatch.setattr("tesserec.models.neural.FitTask.refuse_if_below_popularity", refuse)
+    train = ["train", shop, "--model", "two-tower", "--out", tmp_path / "run", *sets(QUICK), "--set"]
+    message = run_cli(*train, "training.epochs=1", code=3)
+    assert "popularity alone 2.0" in message
+    assert "was refused: two-tower reached" in run_cli("evaluate", tmp_path / "run", code=2)
+    assert "was refused: two-tower reached" in run_cli("info", tmp_path / "run")
+    log = (tmp_path / "run" / "log.jsonl").read_text()
+    assert "popularity alone 2.0" in run_cli(*train, "training.epochs=1", "--resume", code=3)
+    assert (tmp_path / "run" / "log.jsonl").read_text() == log  # nothing was trained
+    monkeypatch.undo()
+    run_cli(*train, "training.epochs=2", "--resume")
+    run_cli("evaluate", tmp_path / "run")
+
+
 def test_a_negative_seed_is_refused(tmp_path, shop):
     train = ["train", shop, "--model", "popularity", "--out", tmp_path / "run"]
     assert "seed" in run_cli(*train, "--seed", "-1", code=2)
@@ -231,6 +253,8 @@ def test_comparison_across_datasets_is_refused(tmp_path, log, run):
 def test_unevaluated_run_cannot_be_compared(tmp_path, shop, run):
     run_cli("train", shop, "--model", "popularity", "--out", tmp_path / "new")
     assert "tesserec evaluate" in run_cli("compare", run, tmp_path / "new", code=2)
+    (tmp_path / "new").rename(tmp_path / "my new")
+    assert f"tesserec evaluate '{tmp_path}/my new' --part" in run_cli("compare", run, tmp_path / "my new", code=2)
 
 
 @pytest.mark.parametrize(
@@ -270,6 +294,13 @@ def test_damaged_dataset_names_the_file(shop, tmp_path):
     file.write_bytes(file.read_bytes()[:-8])
     message = refused(tmp_path, "train", tmp_path / "shop", "--model", "popularity", "--out", tmp_path / "run")
     assert file.name in message
+
+
+def test_a_path_that_is_something_else_says_what_may_be_meant(shop, run, tmp_path):
+    message = refused(tmp_path, "train", run.parent, "--model", "popularity", "--out", tmp_path / "run")
+    assert "is no whole tesserec dataset, manifest.json is missing" in message
+    with pytest.raises(ArtefactError, match=rf"did you mean {run}/model\?"):
+        tesserec.load(run)
 
 
 def test_info_on_anything_else(tmp_path):

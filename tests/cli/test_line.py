@@ -3,11 +3,13 @@
 import importlib.util
 import json
 import math
+import shutil
 
 import polars as pl
 import pytest
 
 from tesserec.data.dataset import Dataset
+from tesserec.index.bundle import Bundle
 from tests.cli.conftest import QUICK_SPARC, run_cli, sets
 
 NEURAL = all(importlib.util.find_spec(name) for name in ("torch", "onnx", "onnxscript"))
@@ -113,6 +115,18 @@ def test_index_adds_generations_and_info_tells_the_current_one(run, tmp_path):
     assert facts["generations"] == ["generation-000001", "generation-000002"]
     assert facts["model"] == "popularity"
     assert "generation-000002" in run_cli("info", tmp_path / "root")
+
+
+def test_index_calibrates_on_a_dataset_that_was_moved_where_it_is_told(shop, tmp_path):
+    pytest.importorskip("onnx")
+    shutil.copytree(shop, tmp_path / "shop")
+    run_cli("train", tmp_path / "shop", "--model", "sparc", "--out", tmp_path / "run", *sets(QUICK_SPARC))
+    (tmp_path / "shop").rename(tmp_path / "moved")
+    root = tmp_path / "root"
+    run_cli("index", tmp_path / "run", "--out", root)
+    assert Bundle.open(root).searcher.calibration is None
+    run_cli("index", tmp_path / "run", "--out", root, "--dataset", tmp_path / "moved")
+    assert Bundle.open(root).searcher.calibration is not None
 
 
 def test_info_knows_every_directory(world, shop, run, bundles):

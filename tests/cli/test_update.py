@@ -70,6 +70,21 @@ def test_known_items_keep_vectors_and_codes_and_new_ones_are_found(log, shop, la
     assert new.similar_items(["new-a"], 20)["score"].max() > 0.3
 
 
+def test_new_items_are_no_more_in_lists_than_items_like_them(log, shop, later, tmp_path):
+    """The mean of what is beside them lies near every user, and would lead nearly every list."""
+    run = trained(shop, "two-tower", tmp_path / "run", QUICK)
+    frame = pl.read_parquet(later)
+    user, item, time = frame.columns
+    rare = pl.DataFrame({user: frame[user].head(8), item: [f"r{n}" for n in range(8)], time: frame[time].max()})
+    pl.concat([frame, rare.cast(frame.schema)]).write_parquet(tmp_path / "later.parquet")
+    run_cli("update", run, "--interactions", tmp_path / "later.parquet", "--out", tmp_path / "next")
+    model, dataset = load_run(tmp_path / "next").model, load_run(tmp_path / "next").dataset()
+    new = np.array([name.startswith(("r", "new-")) for name in dataset.items.values])
+    assert new.sum() == 10
+    found = model.searcher.retrieve(dataset.test.histories, 10).items
+    assert new[found].mean() < 4 * new.mean()
+
+
 def test_fine_tuning_goes_on_where_training_ended_and_reports_churn(log, shop, later, tmp_path):
     before = trained(shop, "sparc", tmp_path / "run", QUICK_SPARC)
     told = ["--interactions", later, "--items", items_of(log, tmp_path), "--fine-tune", 2, "--json"]
@@ -131,6 +146,21 @@ def test_counted_models_equal_a_count_of_everything(log, shop, later, tmp_path):
     assert found == {user: fresh.train[row].tolist() for row, user in enumerate(fresh.train_users.tolist())}
 
 
+def test_what_the_dataset_leaves_out_an_update_leaves_out(tmp_path):
+    rows = [(f"u{u}", f"i{i}", 1700000000 + i, "buy", 4.0) for u in range(4) for i in range(5)]
+    rows += [("u0", "i9", 1700000009, "gift", 4.0)]
+    columns = ["user", "item", "time", "event", "rating"]
+    known = prepare(pl.DataFrame(rows, columns, orient="row"), events=["buy", "gift"], min_weight=3, out=tmp_path / "d")
+    more = [(1, "view", 5.0), (2, "buy", 1.0), (3, "buy", 5.0)]
+    more = pl.DataFrame([(f"u{n}", f"new{n}", 1700009000, *rest) for n, *rest in more], columns, orient="row")
+    later = prepare_more(known, more, out=tmp_path / "e")
+    assert [name for name in later.items.values if name.startswith("new")] == ["new3"]
+    again = prepare_more(Dataset.open(tmp_path / "e"), more.with_columns(user=pl.lit("u9")))
+    assert len(again.train.values) == len(later.train.values) + 1
+    with pytest.raises(DataError, match="no column that is known as the event"):
+        prepare_more(known, more.drop("event"))
+
+
 def test_text_files_are_read_as_the_first_ones_were(tmp_path):
     """Ids of digits alone, lists cut at a bar, and postal codes, in a CSV whose ids are text like the log's."""
     log = "user,item,time\n" + "".join(
@@ -167,4 +197,6 @@ def test_what_cannot_be_merged_is_refused(shop, later, tmp_path):
     run = trained(shop, "popularity", tmp_path / "run", [])
     told = ["--interactions", later, "--out", tmp_path / "next"]
     assert "is counted, not trained" in run_cli("update", run, *told, "--fine-tune", 1, code=2)
+    assert not (tmp_path / "next").exists()
+    run_cli("update", run, *told)
     assert "exists already" in run_cli("update", run, "--interactions", later, "--out", run, code=2)

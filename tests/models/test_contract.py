@@ -8,9 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+import tesserec
 from tesserec.data.ids import IdMap
 from tesserec.errors import ArtefactError, ConfigError, DataError, UserError
 from tesserec.evaluation.metrics import recall
+from tesserec.evaluation.protocol import evaluate
 from tesserec.index.bundle import Bundle
 from tesserec.index.living import add_items
 from tesserec.models import MODELS, load_model, model_class
@@ -184,6 +186,21 @@ SHORT = {"epochs": 5, "batch_positions": 128, "learning_rate": 0.01, "negatives"
 def planted():
     row = {item: i for i, item in enumerate(world().items["item_id"])}
     return [int(world().item_interest[row[item]]) for item in dataset().items.values]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_has_learned_nothing_says_so(name):
+    model = model_class(name)()
+    for ask in (model.recommend, model.interests):
+        with pytest.raises(UserError, match=r"has learned nothing; call fit\(dataset\)"):
+            ask([["i1"]])
+    with pytest.raises(ConfigError, match=r"retrieve is a .*; give what answers histories, such as model\.searcher"):
+        evaluate(model, dataset())
+
+
+def test_every_model_is_a_name_of_the_package():
+    assert {name for _, name in MODELS.values()} <= set(tesserec.__all__)
+    assert all(getattr(tesserec, name) is not None for name in tesserec.__all__)
 
 
 def test_unknown_names_are_refused_with_the_nearest():
