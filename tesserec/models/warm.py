@@ -20,6 +20,8 @@ NEAR = 3
 """Events to either side of a new item whose items say where it lies."""
 ALIKE = 0.1
 """Share of the known items, those with about as many events, of which one lends a new item its row."""
+BLOCK = 256
+"""New items that are compared at a time."""
 
 
 def warm_start(trained: NeuralRetriever, dataset: Dataset) -> NeuralRetriever:
@@ -81,7 +83,8 @@ def _lent(means: Tensor, table: Tensor, place: NDArray[np.int32], counts: NDArra
         middle = (np.searchsorted(like, count, "left") + np.searchsorted(like, count, "right")) // 2
         first = int(np.clip(middle - size // 2, 0, len(known) - size))
         lenders = table[torch.from_numpy(known[first : first + size]).to(table.device)]
+        directions = F.normalize(lenders, dim=-1).T
         asking = torch.from_numpy(np.flatnonzero(counts[new] == count)).to(table.device)
-        near = F.normalize(means[asking], dim=-1) @ F.normalize(lenders, dim=-1).T
-        rows[asking] = lenders[near.argmax(1)]
+        for some in torch.split(asking, BLOCK):
+            rows[some] = lenders[(F.normalize(means[some], dim=-1) @ directions).argmax(1)]
     return rows
