@@ -95,6 +95,11 @@ class Entry:
         chosen = self.users if seeds is None else seeds
         return np.mean([self.users[seed][metric].to_numpy() for seed in chosen], axis=0, dtype=np.float64)
 
+    @property
+    def at_50(self) -> float:
+        """Its recall@50, by which entries are compared at a glance."""
+        return float(np.mean(self.of_users("recall@50")))
+
     def has(self, metric: str) -> bool:
         """Whether every row has the metric of each user."""
         return all(metric in users.columns for users in self.users.values())
@@ -139,7 +144,7 @@ def overview(labels: Sequence[str], measured: Mapping[str, Sequence[Entry]]) -> 
 
 def _at_50(measured: Sequence[Entry]) -> dict[str, str]:
     """Recall@50 by label: the best in bold, a mean over seeds with their number after it."""
-    values = {one.label: float(np.mean(one.of_users("recall@50"))) for one in measured}
+    values = {one.label: one.at_50 for one in measured}
     seeds = {one.label: f" ({len(one.rows)})" if len(one.rows) > 1 else "" for one in measured}
     bold = {label: "**" if value == max(values.values()) else "" for label, value in values.items()}
     return {label: f"{bold[label]}{value:.4f}{bold[label]}{seeds[label]}" for label, value in values.items()}
@@ -245,7 +250,7 @@ def against_rivals(measured: Sequence[Entry], rivals: Sequence[str], codebooks: 
     theirs = [one for one in measured if one.label in rivals]
     if not ours or not theirs:
         return []
-    best = max(ours, key=lambda one: float(np.mean(one.of_users("recall@50"))))
+    best = max(ours, key=lambda one: one.at_50)
     return differences([(best, one) for one in theirs])
 
 
@@ -268,7 +273,7 @@ def leaders(against: Mapping[str, Sequence[Difference]]) -> list[str]:
     lines = _head("log", "best codebook method", "best rival", *(f"less the {one}" for one in ("rival", *singles)))
     for job, found in against.items():
         by_label = {one.other.label: one for one in found}
-        best = max(found, key=lambda one: float(np.mean(one.other.of_users("recall@50"))))
+        best = max(found, key=lambda one: one.other.at_50)
         shown = [_short(one) for one in (best, *(by_label[label] for label in singles))]
         lines.append(_line(job.replace("/", ", "), found[0].one.label, best.other.label, *shown))
     return lines

@@ -235,8 +235,8 @@ def index_run(path: Path, out: Path, dataset: Path | None = None) -> Path:
 
 def has_dataset(run: Run) -> bool:
     """Whether the dataset of a run is still where it was."""
-    place = Path(run.facts["dataset"])
-    return place.exists() and read_json(place / MANIFEST).get("fingerprint") == run.facts["fingerprint"]
+    manifest = Path(run.facts["dataset"]) / MANIFEST
+    return manifest.is_file() and read_json(manifest).get("fingerprint") == run.facts["fingerprint"]
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -246,19 +246,19 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def _start(out: Path, facts: dict[str, Any], *, resume: bool, overwrite: bool) -> Run:
     """Claim the run directory, or find the run to resume in it."""
-    refused = (out / CONFIG).exists() and "refused" in load_run(out).facts
-    if resume and (out / CONFIG).exists():
-        run = load_run(out)
-        differences = [_difference(key, run.facts[key], facts[key]) for key in SAME]
+    earlier = load_run(out) if (out / CONFIG).exists() else None
+    refusal = None if earlier is None else earlier.facts.get("refused")
+    if resume and earlier is not None:
+        differences = (_difference(key, earlier.facts[key], facts[key]) for key in SAME)
         difference = next((one for one in differences if one is not None), None)
-        if refused and difference is None:
-            raise TrainingRefused(run.facts["refused"])
-        if not refused and difference is not None:
+        if refusal is None and difference is None:
+            return earlier
+        if refusal is None:
             raise ConfigError(f"{out} cannot be resumed: {difference}")
-        if not refused:
-            return run
+        if difference is None:
+            raise TrainingRefused(refusal)
     if out.exists() and not _only_leftovers(out):
-        if not overwrite and not refused:
+        if not overwrite and refusal is None:
             raise UserError(f"{out} exists already; choose another name, or --resume or --overwrite it")
         load_run(out)
         # Renamed first, so that a kill in the middle of removing leaves no half of a run under this name.

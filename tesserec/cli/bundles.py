@@ -38,11 +38,12 @@ def index(
 
         tesserec index runs/sparc --out bundles
     """
+    from tesserec.index.bundle import Bundle
     from tesserec.runs import has_dataset, index_run, load_run
 
     path = existing(run, "a run that `tesserec train` wrote")
     say(f"published {index_run(path, out, dataset)}")
-    if dataset is None and not has_dataset(load_run(path)):
+    if dataset is None and not has_dataset(load_run(path)) and Bundle.open(out).searcher.has_interests:
         say("its dataset is not where it was, so recall targets are not calibrated; say with --dataset where it is")
 
 

@@ -83,10 +83,7 @@ def read_catalogue(source: Any, given: Mapping[str, str | None], roles: Mapping[
             raise ConfigError(f"roles = {dict(roles)} without an items table; pass items")
         return Catalogue(None, {})
     table = read_table(source)
-    rows = _unique_rows(table, "item", given)
-    if table.text:
-        rows = _typed(rows, roles or {})
-    rows = _split_lists(rows, roles or {})
+    rows = _split_lists(_typed_rows(table, "item", given, roles or {}), roles or {})
     found = recognise_roles(rows, roles)
     for name, role in found.items():
         if role == "vector":
@@ -143,9 +140,7 @@ def read_users(source: Any, given: Mapping[str, str | None], ids: pl.Series) -> 
     if source is None:
         return ids.alias("id").to_frame()
     table = read_table(source)
-    rows = _unique_rows(table, "user", given)
-    if table.text:
-        rows = _typed(rows, {})
+    rows = _typed_rows(table, "user", given, {})
     return _in_order(rows, alike(rows["id"], ids, table.name, table.text), ids)
 
 
@@ -172,8 +167,11 @@ def _split_lists(rows: pl.DataFrame, roles: Mapping[str, str]) -> pl.DataFrame:
     return rows.with_columns(pl.col(listed).str.split("|"))
 
 
-def _typed(rows: pl.DataFrame, roles: Mapping[str, str]) -> pl.DataFrame:
+def _typed_rows(table: Table, what: str, given: Mapping[str, str | None], roles: Mapping[str, str]) -> pl.DataFrame:
     """Feature columns of a text file become numbers where all values are some, unless they are to be read as text."""
+    rows = _unique_rows(table, what, given)
+    if not table.text:
+        return rows
     kept = [name for name, role in roles.items() if role in ("categorical", "multi", "text")]
     columns = rows.drop("id").iter_columns()
     return rows.select("id").with_columns([one if one.name in kept else _number(one) for one in columns])

@@ -131,7 +131,7 @@ class Dataset:
                 self._write(folder)
         except (OSError, PolarsError) as error:
             raise UserError(
-                f"{path} could not be written: {error}; nothing half-written is left, see to that and try again"
+                f"{path} could not be written: {error}; nothing half-written is left, correct that and try again"
             ) from error
         return self.open(path, verify=False)
 

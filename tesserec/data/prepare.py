@@ -242,8 +242,9 @@ def _row_filters(
         for event in filters.events:
             if strict and str(event) not in seen:
                 raise ConfigError(f"events names {event!r}; column {column!r} of {source.name} holds {seen[:20]}")
-        report.columns["event"], report.kept["event"] = column, [str(event) for event in filters.events]
-        wanted = value.is_in([str(event) for event in filters.events]).fill_null(False)
+        names_kept = [str(event) for event in filters.events]
+        report.columns["event"], report.kept["event"] = column, names_kept
+        wanted = value.is_in(names_kept).fill_null(False)
         report.dropped["event type"] = int(source.collect((~wanted).sum().alias("dropped")).item())
         source = source.only(wanted)
     if filters.min_weight is not None:

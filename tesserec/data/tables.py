@@ -56,12 +56,8 @@ class Table:
 
     def map(self, change: Callable[[pl.LazyFrame], pl.LazyFrame]) -> Table:
         """The table with ``change`` applied to the rows of every part that are read."""
-
-        def changed(frame: pl.LazyFrame) -> pl.LazyFrame:
-            return change(frame.filter(*self.conditions) if self.conditions else frame)
-
-        parts = tuple((name, changed(part)) for name, part in self.parts)
-        return replace(self, frame=changed(self.frame), parts=parts, conditions=())
+        parts = tuple((name, change(self._read(part))) for name, part in self.parts)
+        return replace(self, frame=change(self._read(self.frame)), parts=parts, conditions=())
 
     def only(self, condition: pl.Expr) -> Table:
         """The table of which only some rows are read; places are still those in the files."""
@@ -75,8 +71,11 @@ class Table:
         DataError
             If the table cannot be read to its end; names the file.
         """
-        frame = self.frame.filter(*self.conditions) if self.conditions else self.frame
+        frame = self._read(self.frame)
         return collect(frame.select(*expressions) if expressions else frame, self)
+
+    def _read(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        return frame.filter(*self.conditions) if self.conditions else frame
 
     def first(self, condition: pl.Expr, column: str) -> str:
         """Where ``condition`` first holds, as ``"<file>, column <c>, row <n>: <value>"``; data rows count from 1."""

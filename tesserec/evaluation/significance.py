@@ -163,11 +163,10 @@ def _common(evaluations: Mapping[str, Evaluation]) -> list[str]:
     return shared
 
 
-def _rules(metric: str, of: Evaluation) -> list[Any]:
-    """What a metric goes by beside the protocol of all: the rule of its slice, and what diversity compares."""
+def _rule(metric: str, of: Evaluation) -> Any:
+    """What a metric goes by beside the protocol of all: what diversity compares, or the rule of a slice."""
     base, _, part = parse(metric)
-    rule = of.protocol.get("slices", {}).get(part, {}).get("rule")
-    return [rule, of.protocol.get("diversity") if base == "diversity" else None]
+    return of.protocol.get("diversity") if base == "diversity" else of.protocol["slices"].get(part, {}).get("rule")
 
 
 def _paired(metric: str, evaluations: Mapping[str, Evaluation]) -> list[Floats]:
@@ -181,7 +180,6 @@ def _paired(metric: str, evaluations: Mapping[str, Evaluation]) -> list[Floats]:
             f"{metric} of {name!r} and {baseline!r} rest on different cells, so on different targets; "
             "evaluate both with the cells of one of them"
         )
-    for ours, theirs in zip(_rules(metric, first), _rules(metric, other), strict=True):
-        if ours != theirs:
-            raise UserError(f"{metric} of {name!r} goes by {theirs}, of {baseline!r} by {ours}; evaluate both alike")
+    if (ours := _rule(metric, first)) != (theirs := _rule(metric, other)):
+        raise UserError(f"{metric} of {name!r} goes by {theirs}, of {baseline!r} by {ours}; evaluate both alike")
     return [first.per_user[metric], other.per_user[metric]]

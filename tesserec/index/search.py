@@ -290,8 +290,8 @@ def _search_filled(asked: _Asked, postings: VectorPostings, choice: Choice, requ
 
 def _search_to_the_end(asked: _Asked, postings: VectorPostings, choice: Choice, request: Request) -> Candidates:
     """Search the visited cells, and all of them for whom a filter leaves the list short."""
-    found, whole = _search_cells(asked, postings, choice, request), _everything(request, postings)
-    if request.blocked is NOTHING or request == whole:
+    found = _search_cells(asked, postings, choice, request)
+    if request.blocked is NOTHING or request == (whole := _everything(request, postings)):
         return found
     # What few items certify sooner would else be found by other interests than among many.
     uncertain = ~found.visits.certified | (request.few is not None)

@@ -74,7 +74,8 @@ def search_within(
     elsewhere
         Who scores the items in the place of the postings; it knows of no blocked ones.
     """
-    left_out = _likeliest_left_out(choice)
+    proves = policy.normalise and policy.merge == "probability"
+    left_out = _likeliest_left_out(choice) if proves else None
     if few is not None:
         choice = _of_cells(choice, few.sizes > 0)
     by_quota = policy.merge == "quota"
@@ -84,7 +85,6 @@ def search_within(
     heaps = Heaps.empty(n, int(heap_of[-1]) + 1, min(k, postings.size), columns)
     tables = _tables(users, postings, n)
     bases = log_chances(choice, policy)
-    proves = policy.normalise and policy.merge == "probability"
     for first, last in ((0, wide), (wide, columns)):
         unproven = np.ones(n, np.bool_)
         start, width = first, BLOCK
@@ -102,7 +102,7 @@ def search_within(
                     work = partial(_absorb_found, *given, found, tables[2], heaps)
                 in_threads(len(rows), work)
             start, width = part.stop, max(BLOCK, min(2 * width, FEW * BLOCK // max(1, len(rows))))
-    if proves:
+    if left_out is not None:
         # A weight on known interests reorders them: one left out may come before the one that ended the search.
         heaps.proven[...] &= left_out < heaps.values[:, 0, 0]
     in_threads(n, partial(sort, heaps))

@@ -184,7 +184,9 @@ class Service:
             self.generations.refresh()
             now = self.generations.current
             if now is None or now.bundle.generation < done.generation:
-                reason = self.generations.refused[-1].reason
+                name = f"generation-{done.generation:06d}"
+                refused = (one.reason for one in reversed(self.generations.refused) if one.generation == name)
+                reason = next(refused, "another generation was chosen meanwhile")
                 raise ArtefactError(
                     f"generation {done.generation} holds the edit and is not in service: {reason}; "
                     "edit once more, or take it back by `tesserec rollback`"

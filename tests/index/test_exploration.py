@@ -114,20 +114,17 @@ def test_known_interests_count_less_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("setting", "expected"),
+    ("setting", "last_is_known", "expected"),
     [
-        ({"known": 1e-46}, [[0.5, 0.5, 0.0]]),
-        ({"known": 1e39}, [[0.5, 0.5, 0.0]]),
-        ({"temperature": 1e-320}, [[0.5, 0.5, 0.0]]),
-        ({"temperature": 1e300}, [[1 / 3, 1 / 3, 1 / 3]]),
+        ({"known": 1e-46}, True, [0.4, 0.4, 0.2]),  # all weighed alike
+        ({"known": 1e39}, False, [0.5, 0.5, 0.0]),
+        ({"temperature": 1e-320}, False, [0.5, 0.5, 0.0]),
+        ({"temperature": 1e300}, False, [1 / 3, 1 / 3, 1 / 3]),
     ],
 )
-def test_extreme_settings_leave_a_posterior(setting, expected):
-    posterior = np.array([[0.4, 0.4, 0.2]], np.float32)
-    known = np.array([[True, True, "known" in setting and setting["known"] < 1]])
-    if known.all():  # all weighed alike
-        expected = posterior
-    np.testing.assert_allclose(reshaped(posterior, known, Policy(**setting)), expected, atol=1e-6)
+def test_extreme_settings_leave_a_posterior(setting, last_is_known, expected):
+    posterior, known = np.array([[0.4, 0.4, 0.2]], np.float32), np.array([[True, True, last_is_known]])
+    np.testing.assert_allclose(reshaped(posterior, known, Policy(**setting)), [expected], atol=1e-6)
 
 
 def test_a_list_of_less_known_interests_is_that_of_a_user_side_that_believes_so():
