@@ -38,6 +38,8 @@ class Update:
         Directory of the new run.
     events, users, items
         How many came on top.
+    dropped
+        New events that each filter of the dataset removed, and those that it had already.
     churn
         Share of the items known before whose code, at any level, is another now; None for models without codes.
     moved
@@ -54,6 +56,7 @@ class Update:
     events: int
     users: int
     items: int
+    dropped: dict[str, int]
     churn: float | None
     moved: int | None
     fine_tuned: int
@@ -123,12 +126,14 @@ def update_run(
         # What is refused or stopped is begun anew, and must not be in the way of that.
         shutil.rmtree(out, ignore_errors=True)
         raise
+    assert later.report is not None
     generation = None if bundles is None else str(index_run(run.path, bundles))
     done = Update(
         run=str(out),
         events=len(later.train.values) - len(known.train.values),
         users=len(later.users) - len(known.users),
         items=len(later.items) - len(known.items),
+        dropped=later.report.dropped,
         churn=churn,
         moved=moved,
         fine_tuned=fine_tune,

@@ -63,6 +63,8 @@ def update(
         print_json(asdict(done))
         return
     codes = "" if done.churn is None else f"; {done.moved} known items have another code ({done.churn:.1%})"
+    if gone := [f"{count} by {why}" for why, count in done.dropped.items() if count]:
+        say(f"dropped {', '.join(gone)}")
     say(f"{out}: {done.events} new events, {done.users} users, {done.items} items in {done.seconds:.1f} s{codes}")
     if done.generation is not None:
         say(f"published {done.generation}")

@@ -50,14 +50,16 @@ def prepare_more(
     """
     old, table = _events(dataset), read_table(log)
     kept = {} if dataset.report is None else dataset.report.kept
-    new = read_events(table, columns, kept)
+    new, dropped = read_events(table, columns, kept)
     known = {"user": dataset.users.values, "item": dataset.items.values}
     new = new.with_columns(alike(new[name], ids, table.name, table.text) for name, ids in known.items())
     if ("time" in old.columns) != ("time" in new.columns):
         raise DataError("either the log or the dataset has times and the other an order only; they cannot be merged")
     keys = ["user", "item", "time"]
     if "time" in old.columns:
+        rows = new.height
         new = new.join(old, on=keys, how="anti", maintain_order="left")
+        dropped["earlier events"] = rows - new.height
     both = pl.concat([old.select(new.columns), new])
     merged = prepare(
         both,
@@ -72,6 +74,8 @@ def prepare_more(
     )
     assert merged.report is not None
     merged.report.kept |= kept
+    merged.report.dropped |= dropped
+    merged.report.rows += sum(dropped.values())
     return merged if out is None else merged.save(out)
 
 

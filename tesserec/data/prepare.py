@@ -173,8 +173,10 @@ def prepare(
 
 def read_events(
     log: Table, columns: Mapping[str, str | None] | None = None, kept: Mapping[str, Any] | None = None
-) -> pl.DataFrame:
-    """The checked events of a log: ``user``, ``item`` and, where it has times, ``time`` in seconds.
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The checked events of a log, and how many rows each filter dropped.
+
+    Events are ``user``, ``item`` and, where the log has times, ``time`` in seconds.
 
     Parameters
     ----------
@@ -192,13 +194,14 @@ def read_events(
     check_given(given)
     kept = kept or {}
     filters = Filters(kept.get("event"), kept.get("weight"), "keep", 0, 0)
-    table, times = _checked(log, given, filters, None, PrepareReport(), strict=False)
+    report = PrepareReport()
+    table, times = _checked(log, given, filters, None, report, strict=False)
     chosen: list[pl.Expr | str] = ["user", "item"]
     if times is not None:
         if not times.per_second:
             raise DataError(f"the times of {table.name} are an order ({times.kind}); expected times")
         chosen.append((pl.col("key").cast(pl.Int64) // times.per_second).alias("time"))
-    return table.collect(*chosen)
+    return table.collect(*chosen), report.dropped
 
 
 def _checked(

@@ -139,7 +139,7 @@ class TimeSplit:
         Raises
         ------
         ConfigError
-            If the log has an order but no times, or the cuts are not in order.
+            If the log has an order but no times, one cut is a share and the other a time, or they are not in order.
         """
         if events.keys is None or not events.per_second:
             raise ConfigError(
@@ -157,7 +157,10 @@ class TimeSplit:
         return Parts(train, histories, valid, test, {"valid": new, "test": newer}, facts)
 
     def _keys(self, keys: Ints, per_second: int) -> tuple[int, int]:
-        if all(isinstance(cut, float) and 0 < cut < 1 for cut in self.cuts):
+        shares = [isinstance(cut, float) and 0 < cut < 1 for cut in self.cuts]
+        if any(shares) and not all(shares):
+            raise ConfigError(f"cuts = {self.cuts} holds one share; give two shares between 0 and 1, or two times")
+        if all(shares):
             ranks = [int(float(cut) * len(keys)) for cut in self.cuts]  # type: ignore[arg-type]
             first, second = (int(key) for key in np.partition(keys, ranks)[ranks])
         else:

@@ -96,6 +96,11 @@ def test_unknown_split(tmp_path):
     assert "random" in prepare(tmp_path, GOOD, "--split", "random")
 
 
+def test_negative_core(tmp_path):
+    args = ("--split", "leave-one-out", "--k-core", "-1", "--out", tmp_path / "out")
+    assert "--k-core" in run_cli("prepare", _good(tmp_path), *args, code=2)
+
+
 def test_mixed_types_in_a_csv_column(tmp_path):
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\na,x,1\na,y,2\nb,x,late\nb,y,4\n")
     message = refused(tmp_path, "prepare", tmp_path / "log.csv", "--split", "leave-one-out", "--out", tmp_path / "out")

@@ -102,7 +102,8 @@ def test_fine_tuning_goes_on_where_training_ended_and_reports_churn(log, shop, l
     assert served == trained_on
     run_cli("evaluate", tmp_path / "next")
     again = ["--interactions", later, "--out", tmp_path / "third", "--json"]
-    assert json.loads(run_cli("update", tmp_path / "next", *again))["events"] == 0
+    repeated = json.loads(run_cli("update", tmp_path / "next", *again))
+    assert (repeated["events"], repeated["dropped"]["earlier events"]) == (0, pl.read_parquet(later).height)
 
 
 def test_features_are_read_as_in_training_however_often_a_model_is_updated(log, shop, later, tmp_path):
@@ -155,6 +156,8 @@ def test_what_the_dataset_leaves_out_an_update_leaves_out(tmp_path):
     more = pl.DataFrame([(f"u{n}", f"new{n}", 1700009000, *rest) for n, *rest in more], columns, orient="row")
     later = prepare_more(known, more, out=tmp_path / "e")
     assert [name for name in later.items.values if name.startswith("new")] == ["new3"]
+    assert later.report.dropped == {"event type": 1, "weight": 1, "earlier events": 0, "repeats": 0}
+    assert later.report.rows == len(rows) + len(more)
     again = prepare_more(Dataset.open(tmp_path / "e"), more.with_columns(user=pl.lit("u9")))
     assert len(again.train.values) == len(later.train.values) + 1
     with pytest.raises(DataError, match="no column that is known as the event"):

@@ -156,6 +156,7 @@ def test_time_split_needs_times() -> None:
     [
         (("2024-01-10", "2024-01-05"), "the first must lie before the second"),
         (("5 Jan", "2024-01-05"), "cut '5 Jan' is not ISO 8601"),
+        ((0.8, 1.5), "holds one share; give two shares between 0 and 1, or two times"),
         (("1999-01-01", "1999-01-02"), "the train part of split 'time' would be empty"),
         (("2034-01-01", "2034-01-02"), "the valid part of split 'time' would be empty"),
     ],
