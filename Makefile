@@ -23,7 +23,7 @@ demo: $(STAMP)
 	$(BIN)/tesserec demo --overwrite $(if $(DATA),--data '$(DATA)') $(ARGS)
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=2 $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=2 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 # A longer fuzzing of the service from its own description than the suite has.
 fuzz: $(STAMP)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import polars as pl
@@ -48,6 +50,19 @@ def test_a_loss_of_no_terms_is_refused(name):
 @pytest.fixture(params=ALL)
 def model(request):
     return fitted(request.param)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """``published(name)`` is the root of a bundle of that model, which tests only read: an export takes seconds."""
+
+    @cache
+    def root(name):
+        folder = tmp_path_factory.mktemp("bundles")
+        publish_bundle(fitted(name), folder, {"fingerprint": dataset().fingerprint})
+        return folder
+
+    return root
 
 
 def some_histories(n=5):
@@ -99,32 +114,27 @@ def test_a_saved_model_answers_the_same(model, tmp_path):
         load_model(tmp_path / "model")
 
 
-def test_a_bundle_answers_as_the_model_does(model, tmp_path):
-    if model.name == "all-to-all":
-        with pytest.raises(UserError, match="no index to publish"):
-            publish_bundle(model, tmp_path, {})
-        return
-    publish_bundle(model, tmp_path, {"fingerprint": dataset().fingerprint})
-    bundle = Bundle.open(tmp_path)
+# All-to-all has no index to publish, see SparCode's tests.
+@pytest.mark.parametrize("name", [name for name in ALL if name != "all-to-all"])
+def test_a_bundle_answers_as_the_model_does(name, published):
+    model, bundle = fitted(name), Bundle.open(published(name))
     ours, theirs = model.recommend(some_histories(), k=10), bundle.recommend(some_histories(), k=10)
     assert ours["item"].to_list() == theirs["item"].to_list()
     assert np.allclose(ours["score"], theirs["score"], atol=1e-3)
     assert ours["interest"].to_list() == theirs["interest"].to_list()
 
 
-@pytest.mark.parametrize("name", TRAINED)
-def test_a_bundle_gains_items_that_lie_where_their_like_do(name, tmp_path):
-    model = fitted(name)
-    if name in ("sparcode", "all-to-all"):
-        return  # the one has lists instead of cells, see its own tests, the other has no bundle
-    publish_bundle(model, tmp_path, {})
+# SparCode has lists instead of cells, see its own tests.
+@pytest.mark.parametrize("name", [name for name in TRAINED if name not in ("sparcode", "all-to-all")])
+def test_a_bundle_gains_items_that_lie_where_their_like_do(name, published, tmp_path):
+    shutil.copytree(published(name), tmp_path, dirs_exist_ok=True)
     like = dataset().items.values.to_list()[::9]
     new = [f"new-{item}" for item in like]
     add_items(tmp_path, pl.DataFrame({"id": new, "like": [[item] for item in like]}))
     searcher = Bundle.open(tmp_path).searcher
     items = searcher.catalogue.items
     places = items.encode(like), items.encode(new)
-    network = model.network
+    network = fitted(name).network
     nearest = network.place(network.items.all())[places[0]].numpy()  # of a full cell (tessera), not where it lies
     assert np.array_equal(searcher.postings.cells_of(places[1]), nearest if network.item_codes() else 0 * nearest)
     assert (nearest == searcher.postings.cells_of(places[0])).mean() > 0.7
