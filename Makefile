@@ -22,6 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/tesserec demo --overwrite $(if $(DATA),--data '$(DATA)') $(ARGS)
 
+# A file's tests stay with one worker, so what they share is made once.
 test: $(STAMP)
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=2 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 

@@ -34,8 +34,8 @@ def prepare(
     event: Annotated[list[str] | None, typer.Option(help="Keep events of this type; may be repeated.")] = None,
     min_rating: Annotated[float | None, typer.Option(help="Keep rows with at least this rating or weight.")] = None,
     k_core: Annotated[int, typer.Option(min=0, help="Drop users and items with fewer events, until none is left.")] = 0,
-    min_user_events: Annotated[int, typer.Option(help="The same for users alone.")] = 0,
-    min_item_events: Annotated[int, typer.Option(help="The same for items alone.")] = 0,
+    min_user_events: Annotated[int, typer.Option(min=0, help="The same for users alone.")] = 0,
+    min_item_events: Annotated[int, typer.Option(min=0, help="The same for items alone.")] = 0,
     repeats: Annotated[
         str, typer.Option(help="Of a user and item: keep (all), distinct (by time), first or last.")
     ] = "keep",

@@ -96,9 +96,10 @@ def test_unknown_split(tmp_path):
     assert "random" in prepare(tmp_path, GOOD, "--split", "random")
 
 
-def test_negative_core(tmp_path):
-    args = ("--split", "leave-one-out", "--k-core", "-1", "--out", tmp_path / "out")
-    assert "--k-core" in run_cli("prepare", _good(tmp_path), *args, code=2)
+@pytest.mark.parametrize("option", ["--k-core", "--min-user-events", "--min-item-events"])
+def test_negative_counts(tmp_path, option):
+    args = ("--split", "leave-one-out", option, "-1", "--out", tmp_path / "out")
+    assert option in run_cli("prepare", _good(tmp_path), *args, code=2)
 
 
 def test_mixed_types_in_a_csv_column(tmp_path):
