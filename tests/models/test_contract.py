@@ -182,7 +182,7 @@ def test_it_beats_or_is_popularity(model):
 @pytest.mark.parametrize("name", TRAINED)
 def test_equal_seeds_give_equal_models_and_others_do_not(name):
     cls = type(fitted(name))
-    short = {"training": SHORT} | ({"warmup_epochs": 3} if "warmup_epochs" in cls.Config.model_fields else {})
+    short = {"training": SHORT} | ({"warmup_epochs": 1} if "warmup_epochs" in cls.Config.model_fields else {})
     config = cls.Config.model_validate(fitted(name).config.model_dump() | short)
     first, second, third = (cls(config).fit(dataset(), seed=seed) for seed in (4, 4, 5))
     states = [model.network.state_dict() for model in (first, second, third)]
@@ -190,7 +190,7 @@ def test_equal_seeds_give_equal_models_and_others_do_not(name):
     assert not all(states[0][key].equal(states[2][key]) for key in states[0])
 
 
-SHORT = {"epochs": 5, "batch_positions": 128, "learning_rate": 0.01, "negatives": 128, "precision": "fp32"}
+SHORT = {"epochs": 3, "batch_positions": 128, "learning_rate": 0.01, "negatives": 128, "precision": "fp32"}
 
 
 def planted():
