@@ -343,7 +343,8 @@ class Sparc(NeuralRetriever):
     which all but names the target, is not used unless ``query_sum_share`` says so (the paper: half, none drawn); the
     tower adds to what the single-vector model believes of each cell, so that SPARC starts as that model; BPR weighs 0.1
     (the paper: 10). Two levels of 128 codes and eight interests (the paper, as reported: three levels of 256 or 64,
-    four or five) rank no worse than more. ``coupling`` gives the two controls for joint training.
+    four or five): neither a third level nor more interests added anything on Beauty. ``coupling`` gives the two
+    controls for joint training.
 
     Scores are comparable across interests: the codebook estimates each interest's softmax denominator, which is
     subtracted, so that ``u_c . z_i`` is ``log p(i | c, u)`` up to the estimate's error. Lists are merged by
