@@ -110,7 +110,7 @@ class CrossNetwork(Network):
     def last_tokens(self, vectors: Tensor, lengths: Tensor) -> Tensor:
         """Tokens ``(batch, tokens, dim)`` of histories of item vectors ``(batch, length, dim)``."""
         tokens = self.tokens(vectors, self.states(vectors))
-        return last_valid(tokens.flatten(2), lengths).view(len(tokens), *tokens.shape[2:])
+        return last_valid(tokens.flatten(2), lengths).view(tokens.shape[0], *tokens.shape[2:])
 
     @property
     def token_weights(self) -> Tensor:

@@ -203,7 +203,7 @@ class GemiRecNetwork(InterestNetwork):
         tuples, scores = self.posterior.beam(hidden, codes * per_parent, per_parent, base)
         kept = torch.full_like(base, NEVER).scatter(1, number_of(tuples, codes), scores)
         first = self.posterior.next_level(hidden, tuples[:, :1, :0], base)[:, 0]
-        within = kept.view(len(kept), codes, -1).log_softmax(-1)
+        within = kept.view(kept.shape[0], codes, -1).log_softmax(-1)
         return (first[..., None] + within).flatten(1).exp()
 
     def read(self, interests: Tensor, lengths: Tensor, *state: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ def windows(prefixes: Tensor, sizes: tuple[int, ...]) -> Tensor:
 
 def newest(values: Tensor, prefixes: Tensor) -> Tensor:
     """Of values ``(batch, length, dim)``, those at the last position of each prefix, ``(batch, prefixes, dim)``."""
-    last = (prefixes.sum(-1) - 1).expand(len(values), -1)
+    last = (prefixes.sum(-1) - 1).expand(values.shape[0], -1)
     return values.gather(1, last[..., None].expand(-1, -1, values.shape[-1]))
 
 

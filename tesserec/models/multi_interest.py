@@ -102,7 +102,7 @@ class MultiInterestNetwork(Network):
 
     def read(self, interests: Tensor, lengths: Tensor, *state: Tensor) -> Tensor:
         """The chosen slots' vectors, ``(batch, interests, dim)``."""
-        slots = state[0].view(len(state[0]), self.codes, -1)
+        slots = state[0].view(state[0].shape[0], self.codes, -1)
         return slots.gather(1, interests[..., None].expand(-1, -1, slots.shape[-1]))
 
     @property

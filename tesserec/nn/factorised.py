@@ -121,7 +121,7 @@ class Moments:
 
     def log_mass_of_cells(self, users: Tensor, cells: int) -> Tensor:
         """Log of the summed mass of the parts of each cell, which follow one another, ``(rows, cells)``."""
-        return self.log_mass(users).view(len(users), cells, -1).logsumexp(-1)
+        return self.log_mass(users).view(users.shape[0], cells, -1).logsumexp(-1)
 
     def means_of_cells(self, cells: int) -> Tensor:
         """Mean item vector of each cell, ``(cells, dim)``; zero for an empty one."""

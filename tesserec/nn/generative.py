@@ -90,10 +90,10 @@ class AutoregressivePosterior(nn.Module):
         for place in range(level):
             hidden = hidden + F.embedding(prefixes[..., place], self.earlier[level, place])
         logits: Tensor = self.heads[level](F.gelu(hidden)).float()
-        below = base.view(len(base), self.codes**level, self.codes, -1).logsumexp(-1)
+        below = base.view(base.shape[0], self.codes**level, self.codes, -1).logsumexp(-1)
         if level:
             number = number_of(prefixes, self.codes)[..., None].expand(-1, -1, self.codes)
-            below = below.expand(len(states), -1, -1).gather(1, number)
+            below = below.expand(states.shape[0], -1, -1).gather(1, number)
         return torch.log_softmax(logits + below, -1)
 
     def log_prob(self, states: Tensor, tuples: Tensor, base: Tensor) -> Tensor:
@@ -106,11 +106,11 @@ class AutoregressivePosterior(nn.Module):
 
     def joint(self, states: Tensor, base: Tensor) -> Tensor:
         """Log-probability of every tuple in order of number, ``(rows, codes ** levels)``."""
-        total = torch.zeros(len(states), 1, device=states.device)
+        total = torch.zeros(states.shape[0], 1, device=states.device)
         for level in range(self.levels):
             number = torch.arange(self.codes**level, device=states.device)
             prefixes = tuple_of(number, self.codes, level) if level else number.new_zeros(1, 0)
-            following = self.next_level(states, prefixes[None].expand(len(states), -1, -1), base)
+            following = self.next_level(states, prefixes[None].expand(states.shape[0], -1, -1), base)
             total = (total[..., None] + following).flatten(1)
         return total
 
@@ -126,7 +126,7 @@ class AutoregressivePosterior(nn.Module):
             Tuples ``(rows, n, levels)`` by falling log-probability, and these, ``(rows, n)``; n is ``width`` or what
             there can be.
         """
-        rows, parents = len(states), min(width, self.codes)
+        rows, parents = states.shape[0], min(width, self.codes)
         first = torch.zeros(rows, 1, 0, dtype=torch.int64, device=states.device)
         scores, codes = self.next_level(states, first, base)[:, 0].topk(parents)
         tuples, scores = codes[..., None, None], scores[..., None]

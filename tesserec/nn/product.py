@@ -54,7 +54,7 @@ class ProductQuantiser(Quantiser):
         )
 
     def _apply_codes(self, z: Tensor, soft: bool) -> Quantised:
-        parts = z.view(len(z), self.config.levels, self.codebooks.shape[-1])
+        parts = z.view(z.shape[0], self.config.levels, self.codebooks.shape[-1])
         chosen = [self._choose(parts[:, part], part, soft) for part in range(self.config.levels)]
         codes, words = (torch.stack(column, 1) for column in zip(*chosen, strict=True))
         return ProductQuantised(codes, words, parts.detach(), self.config.estimator)

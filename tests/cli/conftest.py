@@ -1,5 +1,6 @@
 """A tiny log and the line built on it once, for all tests of the command line."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,13 @@ from typer.testing import CliRunner
 
 from tesserec.cli.app import app
 from tesserec.data.world import World
+from tests.exporter import export_quickly
 
 # Settings under which a neural model learns the tiny world within seconds.
 QUICK = ["training.batch_positions=128", "training.learning_rate=0.01", "encoder.dim=32"]
-QUICK_SPARC = [*QUICK, "training.epochs=6", "codebook.codes=8", "warmup_epochs=3"]
+QUICK_SPARC = [*QUICK, "encoder.kind=mean", "training.epochs=6", "codebook.codes=8", "warmup_epochs=3"]
+# Settings under which it has a codebook, and has learned little, for what does not ask how good it is.
+SHORT_SPARC = [*QUICK, "encoder.kind=mean", "training.epochs=2", "codebook.codes=8", "warmup_epochs=1"]
 
 
 def sets(values: list[str]) -> list[str]:
@@ -30,6 +34,26 @@ def run_cli(*args: object, code: int = 0) -> str:
         raise result.exception
     assert result.exit_code == code, result.output
     return result.stderr if code else result.stdout
+
+
+def export_once(monkeypatch: pytest.MonkeyPatch, kept: Path) -> None:
+    """Let a model that is published again be exported the first time only: each takes many seconds."""
+    from tesserec.models.neural import NeuralRetriever
+
+    export = NeuralRetriever.export
+
+    def copied(self: NeuralRetriever, folder: Path) -> None:
+        if not kept.exists():
+            kept.mkdir()
+            export(self, kept)
+        shutil.copytree(kept, folder, dirs_exist_ok=True)
+
+    monkeypatch.setattr(NeuralRetriever, "export", copied)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_exports() -> None:
+    export_quickly()
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 
 from tesserec.data.dataset import Dataset
 from tesserec.index.bundle import Bundle
-from tests.cli.conftest import QUICK_SPARC, run_cli, sets
+from tests.cli.conftest import QUICK_SPARC, SHORT_SPARC, export_once, run_cli, sets
 
 NEURAL = all(importlib.util.find_spec(name) for name in ("torch", "onnx", "onnxscript"))
 HISTORY = "i00003,i00014,i00015"
@@ -117,10 +117,11 @@ def test_index_adds_generations_and_info_tells_the_current_one(run, tmp_path):
     assert "generation-000002" in run_cli("info", tmp_path / "root")
 
 
-def test_index_calibrates_on_a_dataset_that_was_moved_where_it_is_told(shop, tmp_path):
-    pytest.importorskip("onnx")
+def test_index_calibrates_on_a_dataset_that_was_moved_where_it_is_told(shop, tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+    export_once(monkeypatch, tmp_path / "exported")
     shutil.copytree(shop, tmp_path / "shop")
-    run_cli("train", tmp_path / "shop", "--model", "sparc", "--out", tmp_path / "run", *sets(QUICK_SPARC))
+    run_cli("train", tmp_path / "shop", "--model", "sparc", "--out", tmp_path / "run", *sets(SHORT_SPARC))
     (tmp_path / "shop").rename(tmp_path / "moved")
     root = tmp_path / "root"
     run_cli("index", tmp_path / "run", "--out", root)
@@ -191,7 +192,8 @@ def test_neural_line(shop, run, tmp_path):
 def test_demo_runs_to_its_last_line(tmp_path, monkeypatch):
     from tesserec.cli import line
 
-    monkeypatch.setattr(line, "SHORT", line.Size(users=200, items=80, interests=5, epochs=5, batch=256, codes=5))
+    monkeypatch.setattr(line, "TRAINED", ("sparc",))
+    monkeypatch.setattr(line, "SHORT", line.Size(users=200, items=80, interests=5, epochs=2, batch=256, codes=5))
     shown = run_cli("demo", "--short", "--out", tmp_path / "demo")
     assert "best possible" in shown
     assert "in truth:" in shown

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tesserec.training.recipe import load_recipe
-from tests.cli.conftest import QUICK_SPARC, run_cli, sets, tiny_world
+from tests.cli.conftest import SHORT_SPARC, export_once, run_cli, sets, tiny_world
 
 README = Path(__file__).parents[2] / "README.md"
 pytestmark = pytest.mark.skipif(
@@ -29,7 +29,8 @@ def own_log(tmp_path, monkeypatch):
     world.items.write_parquet("items.parquet")
 
 
-def test_commands_run_in_their_order():
+def test_commands_run_in_their_order(tmp_path, monkeypatch):
+    export_once(monkeypatch, tmp_path / "exported")
     lines = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("tesserec ")]
     assert len(lines) >= 8
     for line in lines:
@@ -37,12 +38,12 @@ def test_commands_run_in_their_order():
         if command in ("demo", "serve"):
             continue
         if (command == "train" and "sparc" in args) or command == "ablate":
-            args += sets(QUICK_SPARC)  # enough for a tiny world; the README itself uses the defaults
+            args += sets(SHORT_SPARC)  # enough to run; the README itself uses the defaults
         run_cli(command, *args)
 
 
 def test_python_example_runs():
     (example,) = blocks("python")
     assert "tesserec.Sparc()" in example
-    quick = "tesserec.Sparc(load_recipe(tesserec.Sparc.Config, None, QUICK_SPARC))"
-    exec(example.replace("tesserec.Sparc()", quick), {"load_recipe": load_recipe, "QUICK_SPARC": QUICK_SPARC})
+    short = "tesserec.Sparc(load_recipe(tesserec.Sparc.Config, None, SHORT_SPARC))"
+    exec(example.replace("tesserec.Sparc()", short), {"load_recipe": load_recipe, "SHORT_SPARC": SHORT_SPARC})

@@ -12,7 +12,7 @@ from tesserec.data.prepare import prepare
 from tesserec.errors import ConfigError, DataError
 from tesserec.index.bundle import Bundle
 from tesserec.runs import load_run
-from tests.cli.conftest import QUICK, QUICK_SPARC, run_cli, sets
+from tests.cli.conftest import QUICK, QUICK_SPARC, SHORT_SPARC, run_cli, sets
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_new_items_are_no_more_in_lists_than_items_like_them(log, shop, later, t
 
 
 def test_fine_tuning_goes_on_where_training_ended_and_reports_churn(log, shop, later, tmp_path):
-    before = trained(shop, "sparc", tmp_path / "run", QUICK_SPARC)
+    before = trained(shop, "sparc", tmp_path / "run", SHORT_SPARC)
     told = ["--interactions", later, "--items", items_of(log, tmp_path), "--fine-tune", 2, "--json"]
     told += ["--bundles", tmp_path / "bundles"]
     done = json.loads(run_cli("update", before, *told, "--out", tmp_path / "next"))
@@ -94,7 +94,7 @@ def test_fine_tuning_goes_on_where_training_ended_and_reports_churn(log, shop, l
     assert 0 <= done["churn"] < 0.5
     run = load_run(tmp_path / "next")
     epochs = [json.loads(line)["epoch"] for line in (tmp_path / "next" / "log.jsonl").read_text().splitlines()]
-    assert epochs == [7, 8]
+    assert epochs == [3, 4]
     assert bool(run.model.network.quantiser.started)
     assert json.loads((tmp_path / "next" / "update.json").read_text()) == done
     bundle = Bundle.open(tmp_path / "bundles")

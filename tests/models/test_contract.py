@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import polars as pl
@@ -18,9 +17,8 @@ from tesserec.evaluation.protocol import evaluate
 from tesserec.index.bundle import Bundle
 from tesserec.index.living import add_items
 from tesserec.models import MODELS, load_model, model_class
-from tesserec.models.publish import publish_bundle
 from tesserec.models.tables import TableRetriever
-from tests.models.worlds import dataset, fitted, world
+from tests.models.worlds import dataset, few_users, fitted, published, world
 
 MOMENTS = "tessera, moments"
 ALL = [*MODELS, MOMENTS]
@@ -50,19 +48,6 @@ def test_a_loss_of_no_terms_is_refused(name):
 @pytest.fixture(params=ALL)
 def model(request):
     return fitted(request.param)
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    """``published(name)`` is the root of a bundle of that model, which tests only read: an export takes seconds."""
-
-    @cache
-    def root(name):
-        folder = tmp_path_factory.mktemp("bundles")
-        publish_bundle(fitted(name), folder, {"fingerprint": dataset().fingerprint})
-        return folder
-
-    return root
 
 
 def some_histories(n=5):
@@ -116,7 +101,7 @@ def test_a_saved_model_answers_the_same(model, tmp_path):
 
 # All-to-all has no index to publish, see SparCode's tests.
 @pytest.mark.parametrize("name", [name for name in ALL if name != "all-to-all"])
-def test_a_bundle_answers_as_the_model_does(name, published):
+def test_a_bundle_answers_as_the_model_does(name):
     model, bundle = fitted(name), Bundle.open(published(name))
     ours, theirs = model.recommend(some_histories(), k=10), bundle.recommend(some_histories(), k=10)
     assert ours["item"].to_list() == theirs["item"].to_list()
@@ -126,7 +111,7 @@ def test_a_bundle_answers_as_the_model_does(name, published):
 
 # SparCode has lists instead of cells, see its own tests.
 @pytest.mark.parametrize("name", [name for name in TRAINED if name not in ("sparcode", "all-to-all")])
-def test_a_bundle_gains_items_that_lie_where_their_like_do(name, published, tmp_path):
+def test_a_bundle_gains_items_that_lie_where_their_like_do(name, tmp_path):
     shutil.copytree(published(name), tmp_path, dirs_exist_ok=True)
     like = dataset().items.values.to_list()[::9]
     new = [f"new-{item}" for item in like]
@@ -184,7 +169,7 @@ def test_equal_seeds_give_equal_models_and_others_do_not(name):
     cls = type(fitted(name))
     short = {"training": SHORT} | ({"warmup_epochs": 1} if "warmup_epochs" in cls.Config.model_fields else {})
     config = cls.Config.model_validate(fitted(name).config.model_dump() | short)
-    first, second, third = (cls(config).fit(dataset(), seed=seed) for seed in (4, 4, 5))
+    first, second, third = (cls(config).fit(few_users(), seed=seed) for seed in (4, 4, 5))
     states = [model.network.state_dict() for model in (first, second, third)]
     assert all(states[0][key].equal(states[1][key]) for key in states[0])
     assert not all(states[0][key].equal(states[2][key]) for key in states[0])

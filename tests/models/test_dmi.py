@@ -5,13 +5,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tesserec.data.histories import Histories
 from tesserec.index.catalogue import Catalogue
-from tesserec.index.user_side import OnnxSide
 from tesserec.models.dmi import Dmi, DmiConfig, DmiNetwork, standardised
-from tesserec.models.export import export_network
-from tesserec.models.neural import FitTask, TorchSide
+from tesserec.models.neural import FitTask
 from tesserec.nn.diffusion import noised
+from tests.models.exports import PLAIN, assert_exported
 from tests.models.worlds import SMALL, dataset, fitted
 
 
@@ -72,13 +70,7 @@ def test_a_pruned_item_is_not_read_by_the_denoiser():
 
 
 def test_pruning_and_several_steps_are_exported(tmp_path):
-    model = TorchSide(network(prune=0.5, steps=3))
-    export_network(model.network, tmp_path)
-    exported = OnnxSide(tmp_path, lambda items: model.vectors.numpy()[items])
-    histories = Histories.from_lists([[1], [2, 3, 4], [5, 6] * 4])
-    slots = np.arange(4, dtype=np.int32)[None].repeat(3, 0)
-    ours, theirs = (side.read(side.encode(histories), slots) for side in (model, exported))
-    assert np.allclose(ours, theirs, atol=1e-3)
+    assert_exported(network(encoder=PLAIN, prune=0.5, steps=3), tmp_path, atol=1e-3)
 
 
 def gradients(**weights):

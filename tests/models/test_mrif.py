@@ -5,11 +5,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tesserec.data.histories import Histories
-from tesserec.index.user_side import OnnxSide
-from tesserec.models.export import export_network
 from tesserec.models.mrif import MrifConfig, MrifNetwork, newest, window_maxima, windows
-from tesserec.models.neural import TorchSide
+from tests.models.exports import PLAIN, assert_exported
 from tests.models.worlds import SMALL, dataset, fitted
 
 SETTINGS = [
@@ -84,13 +81,7 @@ def test_fusion_lies_among_the_resolutions_and_is_one_vector():
 
 @pytest.mark.parametrize("settings", [SETTINGS[3], SETTINGS[4]])
 def test_every_way_to_aggregate_is_exported(settings, tmp_path):
-    model = TorchSide(network(**settings))
-    export_network(model.network, tmp_path)
-    exported = OnnxSide(tmp_path, lambda items: model.vectors.numpy()[items])
-    histories = Histories.from_lists([[1], [2, 3, 4], [5] * 7])
-    slots = np.arange(model.network.codes, dtype=np.int32)[None].repeat(3, 0)
-    ours, theirs = (side.read(side.encode(histories), slots) for side in (model, exported))
-    assert np.allclose(ours, theirs, atol=1e-4)
+    assert_exported(network(encoder=PLAIN, **settings), tmp_path)
 
 
 def test_windows_hold_the_newest_and_no_padding():

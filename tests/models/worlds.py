@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 from tesserec.data.dataset import Dataset
 from tesserec.data.prepare import prepare
@@ -10,10 +11,11 @@ from tesserec.data.world import World
 from tesserec.models.base import Retriever
 
 SMALL = {
-    "encoder": {"dim": 16, "layers": 1, "heads": 1, "max_length": 20, "dropout": 0.0},
+    "encoder": {"kind": "mean", "dim": 16, "layers": 1, "heads": 1, "max_length": 20, "dropout": 0.0},
     "training": {"epochs": 12, "batch_positions": 128, "learning_rate": 0.01, "negatives": 128, "precision": "fp32"},
 }
-SPARC = SMALL | {
+WINDOWS = SMALL | {"encoder": SMALL["encoder"] | {"kind": "windows"}}
+SPARC = WINDOWS | {
     "codebook": {"levels": 2, "codes": 8},
     "warmup_epochs": 6,
     "interests": 4,
@@ -41,11 +43,18 @@ def dataset() -> Dataset:
     return prepare(world().log, items=world().items, split="leave-one-out")
 
 
-TESSERA = SMALL | {"normalise": True, "temperature": 0.2, "codes": 8, "parts": 3, "warmup_epochs": 6, "spread": 30.0}
+@cache
+def few_users() -> Dataset:
+    """A quarter of as many users, for what asks only that a model trains."""
+    few = World.generate(users=150, items=120, interests=6, seed=3, mean_length=15, skew=0.0)
+    return prepare(few.log, items=few.items)
+
+
+TESSERA = WINDOWS | {"normalise": True, "temperature": 0.2, "codes": 8, "parts": 3, "warmup_epochs": 6, "spread": 30.0}
 OWN: dict[str, dict[str, object]] = {
-    "two-tower": SMALL | {"temperature": 0.2},
-    "sasrec": SMALL,
-    "sparc": SPARC,
+    "two-tower": WINDOWS | {"temperature": 0.2},
+    "sasrec": SMALL | {"encoder": SMALL["encoder"] | {"kind": "transformer"}},
+    "sparc": SPARC | {"features": True},
     "comirec-sa": SMALL | {"temperature": 0.2},
     "comirec-dr": SMALL | {"temperature": 0.2},
     "mind": SMALL | {"temperature": 0.2},
@@ -53,7 +62,7 @@ OWN: dict[str, dict[str, object]] = {
     "gemirec": GEMIREC,
     "mrif": SMALL | {"temperature": 0.2},
     "dmi": SMALL | {"temperature": 0.2},
-    "tessera": TESSERA,
+    "tessera": TESSERA | {"features": True},
     "tessera, moments": TESSERA | {"normaliser": "moments"},
     "sparcode": CROSS | {"codebook": {"levels": 2, "codes": 8}},
     "all-to-all": CROSS,
@@ -68,8 +77,32 @@ def settings(name: str) -> dict[str, object]:
 
 @cache
 def fitted(name: str) -> Retriever:
-    """A model of that name, fitted to the small world."""
-    from tesserec.models import model_class
+    """A model of that name, fitted to the small world once for all workers of a run of the suite, then loaded."""
+    from filelock import FileLock
 
-    cls = model_class(name.partition(",")[0])
-    return cls(cls.Config.model_validate(settings(name))).fit(dataset(), seed=1)
+    from tesserec.models import load_model, model_class
+
+    assert shared is not None
+    with FileLock(shared / f"{name}.lock"):
+        if not (shared / name).exists():
+            cls = model_class(name.partition(",")[0])
+            cls(cls.Config.model_validate(settings(name))).fit(dataset(), seed=1).save(shared / name)
+    return load_model(shared / name)
+
+
+def published(name: str) -> Path:
+    """Root of a bundle of that model, which tests only read or copy: an export takes seconds."""
+    from filelock import FileLock
+
+    from tesserec.models.publish import publish_bundle
+
+    assert shared is not None
+    root = shared / f"{name}, published"
+    with FileLock(shared / f"{name}, published.lock"):
+        if not root.exists():
+            publish_bundle(fitted(name), root, {"fingerprint": dataset().fingerprint})
+    return root
+
+
+shared: Path | None = None
+"""Where the workers of one run of the suite keep what is fitted and published, see ``conftest.py``."""

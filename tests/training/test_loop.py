@@ -15,7 +15,7 @@ from tesserec.models.two_tower import TwoTower
 from tesserec.nn.quantisers import CodebookConfig, ResidualQuantiser
 from tesserec.training import loop
 from tesserec.training.checkpoint import load_tensors, save_tensors
-from tests.models.worlds import SPARC, dataset
+from tests.models.worlds import SPARC, dataset, few_users
 
 CONFIG = SparcConfig.model_validate(
     SPARC | {"warmup_epochs": 2, "encoder": SPARC["encoder"] | {"dropout": 0.2}}
@@ -46,18 +46,25 @@ def log(run):
     return [{key: value for key, value in row.items() if key not in drop} for row in rows]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A model that was not interrupted, and its log."""
+    run = tmp_path_factory.mktemp("whole")
+    return Sparc(CONFIG).fit(few_users(), seed=2, run=run), log(run)
+
+
 @pytest.mark.parametrize("steps", [1, 9, 17, 26])
-def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path, stop_after, monkeypatch, steps):
-    whole = Sparc(CONFIG).fit(dataset(), seed=2, run=tmp_path / "whole")
+def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(whole, tmp_path, stop_after, monkeypatch, steps):
     with monkeypatch.context():
         stop_after(steps)
         with pytest.raises(KeyboardInterrupt):
-            Sparc(CONFIG).fit(dataset(), seed=2, run=tmp_path / "cut")
+            Sparc(CONFIG).fit(few_users(), seed=2, run=tmp_path)
         monkeypatch.undo()
-    resumed = Sparc(CONFIG).fit(dataset(), seed=2, run=tmp_path / "cut", resume=True)
-    expected, found = whole.network.state_dict(), resumed.network.state_dict()
+    resumed = Sparc(CONFIG).fit(few_users(), seed=2, run=tmp_path, resume=True)
+    model, rows = whole
+    expected, found = model.network.state_dict(), resumed.network.state_dict()
     assert all(torch.equal(expected[key], found[key]) for key in expected)
-    assert log(tmp_path / "whole") == log(tmp_path / "cut")
+    assert log(tmp_path) == rows
 
 
 @pytest.mark.parametrize("name", ["two-tower", "sasrec"])
