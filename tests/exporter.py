@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
-from typing import Any
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tesserec.models.neural import NeuralRetriever
 
 
 def export_quickly() -> None:
@@ -30,3 +37,37 @@ def export_quickly() -> None:
         return export(*args, strict=strict, **kwargs)
 
     torch.export.export = once
+
+
+def share_exports(folder: Path) -> None:
+    """Export models of the same settings and the same tensors once, whichever test published them first."""
+    if importlib.util.find_spec("onnxscript") is None:
+        return
+    from filelock import FileLock
+
+    from tesserec.models.neural import NeuralRetriever
+
+    export = NeuralRetriever.export
+
+    def shared(self: NeuralRetriever, out: Path) -> None:
+        kept = folder / fingerprint(self)
+        with FileLock(f"{kept}.lock"):
+            if not kept.exists():
+                unfinished = kept.with_suffix(".tmp")
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+                export(self, unfinished)
+                unfinished.rename(kept)
+        shutil.copytree(kept, out, dirs_exist_ok=True)
+
+    NeuralRetriever.export = shared
+
+
+def fingerprint(model: NeuralRetriever) -> str:
+    """Of all that an export depends on."""
+    features = model.network.items.features
+    vocabulary = None if features is None else features.source.vocabulary.to_json()
+    found = hashlib.sha256(json.dumps([model.name, model.config.model_dump(), vocabulary], default=str).encode())
+    for name, tensor in model.network.state_dict().items():
+        found.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return found.hexdigest()

@@ -2,7 +2,8 @@
 
 ``sweep`` starts one helper process that runs ``setup`` once (imports; nothing that starts threads), then, for
 ``n = 1, 2, ...``, forks a child that runs ``action`` with the ``n``-th file operation under ``root`` broken, and
-another child that runs ``check``. It ends with the first ``action`` that finishes without meeting its fault.
+another child that runs ``check``. What a child imports, its successors find imported. The sweep ends with the first
+``action`` that finishes without meeting its fault.
 
 File operations that count: opening for writing, mkdir, fsync, rename, replace, link, unlink, rmdir and truncate.
 Writes made by native code (polars, safetensors) do not pass through Python; they lie between two counted operations.
@@ -20,16 +21,19 @@ Faults:
 from __future__ import annotations
 
 import builtins
+import contextlib
 import errno
+import importlib
 import io
 import json
 import os
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 KILLED = 86
 ROOT = Path(__file__).parent.parent
@@ -82,6 +86,8 @@ def sweep(*, setup: str, action: str, check: str, root: Path, fault: str = "kill
 class _Breaker:
     """Counts file operations below ``root`` and breaks them from the ``n``-th on."""
 
+    leave: Callable[[int], NoReturn]
+
     def __init__(self, root: str, n: int, fault: str) -> None:
         self.root, self.n, self.fault, self.seen, self.pid = root, n, fault, 0, os.getpid()
 
@@ -98,7 +104,7 @@ class _Breaker:
         if self.seen < self.n:
             return
         if self.fault == "kill":
-            os._exit(KILLED)
+            self.leave(KILLED)
         if grows:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
 
@@ -126,25 +132,36 @@ class _Breaker:
 
 
 def _child(source: str, names: dict[str, Any], breaker: _Breaker | None) -> tuple[int, str]:
-    """Run ``source`` in a fork; its exit status and, when it raised, the traceback."""
+    """Run ``source`` in a fork; its exit status and, when it raised, the traceback. Its imports are made here, too."""
     reader, writer = os.pipe()
+    known = set(sys.modules)
     pid = os.fork()
     if pid == 0:
         os.close(reader)
-        status = 0
+
+        def leave(status: int, message: str = "") -> NoReturn:
+            imported = [name for name in sys.modules if name not in known]
+            left = json.dumps([message, imported]).encode()
+            while left:
+                left = left[os.write(writer, left) :]
+            os._exit(status)
+
         try:
             if breaker is not None:
-                breaker.pid = os.getpid()
+                breaker.pid, breaker.leave = os.getpid(), leave
                 breaker.install()
             exec(compile(source, "<action>", "exec"), names)
-            status = 0 if breaker is None or breaker.seen < breaker.n else 2
+            status, message = 0 if breaker is None or breaker.seen < breaker.n else 2, ""
         except BaseException:
-            os.write(writer, traceback.format_exc().encode())
-            status = 1
-        os._exit(status)
+            status, message = 1, traceback.format_exc()
+        leave(status, message)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
-        message = pipe.read().decode()
+        said = pipe.read()
+    message, imported = json.loads(said) if said else ("", [])
+    for name in imported:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), message
 
 

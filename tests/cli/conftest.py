@@ -1,6 +1,5 @@
 """A tiny log and the line built on it once, for all tests of the command line."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,8 @@ from typer.testing import CliRunner
 
 from tesserec.cli.app import app
 from tesserec.data.world import World
-from tests.exporter import export_quickly
+from tests.conftest import shared_folder
+from tests.exporter import export_quickly, share_exports
 
 # Settings under which a neural model learns the tiny world within seconds.
 QUICK = ["training.batch_positions=128", "training.learning_rate=0.01", "encoder.dim=32"]
@@ -36,24 +36,10 @@ def run_cli(*args: object, code: int = 0) -> str:
     return result.stderr if code else result.stdout
 
 
-def export_once(monkeypatch: pytest.MonkeyPatch, kept: Path) -> None:
-    """Let a model that is published again be exported the first time only: each takes many seconds."""
-    from tesserec.models.neural import NeuralRetriever
-
-    export = NeuralRetriever.export
-
-    def copied(self: NeuralRetriever, folder: Path) -> None:
-        if not kept.exists():
-            kept.mkdir()
-            export(self, kept)
-        shutil.copytree(kept, folder, dirs_exist_ok=True)
-
-    monkeypatch.setattr(NeuralRetriever, "export", copied)
-
-
 @pytest.fixture(scope="session", autouse=True)
-def quick_exports() -> None:
+def quick_exports(tmp_path_factory: pytest.TempPathFactory) -> None:
     export_quickly()
+    share_exports(shared_folder(tmp_path_factory, "exports"))
 
 
 @pytest.fixture(scope="session")

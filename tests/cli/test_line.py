@@ -10,7 +10,7 @@ import pytest
 
 from tesserec.data.dataset import Dataset
 from tesserec.index.bundle import Bundle
-from tests.cli.conftest import QUICK_SPARC, SHORT_SPARC, export_once, run_cli, sets
+from tests.cli.conftest import SHORT_SPARC, run_cli, sets
 
 NEURAL = all(importlib.util.find_spec(name) for name in ("torch", "onnx", "onnxscript"))
 HISTORY = "i00003,i00014,i00015"
@@ -117,9 +117,8 @@ def test_index_adds_generations_and_info_tells_the_current_one(run, tmp_path):
     assert "generation-000002" in run_cli("info", tmp_path / "root")
 
 
-def test_index_calibrates_on_a_dataset_that_was_moved_where_it_is_told(shop, tmp_path, monkeypatch):
+def test_index_calibrates_on_a_dataset_that_was_moved_where_it_is_told(shop, tmp_path):
     pytest.importorskip("onnxscript")
-    export_once(monkeypatch, tmp_path / "exported")
     shutil.copytree(shop, tmp_path / "shop")
     run_cli("train", tmp_path / "shop", "--model", "sparc", "--out", tmp_path / "run", *sets(SHORT_SPARC))
     (tmp_path / "shop").rename(tmp_path / "moved")
@@ -162,7 +161,7 @@ def test_report_is_one_page(run):
 
 @pytest.mark.skipif(not NEURAL, reason="needs the train extra")
 def test_neural_line(shop, run, tmp_path):
-    run_cli("train", shop, "--model", "sparc", *sets(QUICK_SPARC), "--out", tmp_path / "sparc")
+    run_cli("train", shop, "--model", "sparc", *sets(SHORT_SPARC), "--out", tmp_path / "sparc")
     interests = json.loads(run_cli("evaluate", tmp_path / "sparc", "--interest-users", "100", "--json"))["interests"]
     assert interests["protocol"]["users"] == 100
     assert {name.partition("/")[0] for name in interests["figures"]} == {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tesserec.training.recipe import load_recipe
-from tests.cli.conftest import SHORT_SPARC, export_once, run_cli, sets, tiny_world
+from tests.cli.conftest import SHORT_SPARC, run_cli, sets, tiny_world
 
 README = Path(__file__).parents[2] / "README.md"
 pytestmark = pytest.mark.skipif(
@@ -29,8 +29,7 @@ def own_log(tmp_path, monkeypatch):
     world.items.write_parquet("items.parquet")
 
 
-def test_commands_run_in_their_order(tmp_path, monkeypatch):
-    export_once(monkeypatch, tmp_path / "exported")
+def test_commands_run_in_their_order():
     lines = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("tesserec ")]
     assert len(lines) >= 8
     for line in lines:
