@@ -191,7 +191,6 @@ def test_neural_line(shop, run, tmp_path):
 def test_demo_runs_to_its_last_line(tmp_path, monkeypatch):
     from tesserec.cli import line
 
-    monkeypatch.setattr(line, "TRAINED", ("sparc",))
     monkeypatch.setattr(line, "SHORT", line.Size(users=200, items=80, interests=5, epochs=2, batch=256, codes=5))
     shown = run_cli("demo", "--short", "--out", tmp_path / "demo")
     assert "best possible" in shown

@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from tesserec.evaluation.metrics import recall
+from tesserec.index.bundle import Bundle
 from tesserec.models import model_class
 from tesserec.models.multi_interest import nearest_interest
+from tesserec.models.publish import publish_bundle
 from tesserec.nn.routing import squash
-from tests.models.exports import PLAIN, assert_exported
+from tests.models.exports import PLAIN
 from tests.models.worlds import SMALL, dataset, fitted
 
 SETTINGS = [
@@ -89,8 +91,17 @@ def test_one_interest_trains_and_answers(name):
     ("name", "settings"),
     [("comirec-dr", {"maps": "position"}), ("mind", {"relu": True})],
 )
-def test_other_settings_are_exported(name, settings, tmp_path):
-    assert_exported(network(name, encoder=PLAIN, **settings), tmp_path)
+def test_a_bundle_of_other_settings_answers_as_the_model_does(name, settings, tmp_path):
+    cls = model_class(name)
+    short = SMALL | {"temperature": 0.2, "encoder": PLAIN, "training": SMALL["training"] | {"epochs": 2}}
+    model = cls(cls.Config.model_validate(short | settings))
+    model.fit(dataset(), seed=1)
+    publish_bundle(model, tmp_path, {"fingerprint": dataset().fingerprint})
+    histories = dataset().test.histories.take(np.arange(40))
+    ours, theirs = (m.searcher.retrieve(histories, 10) for m in (model, Bundle.open(tmp_path)))
+    assert np.allclose(ours.scores, theirs.scores, atol=1e-3)
+    assert (ours.items == theirs.items).mean() > 0.99
+    assert (ours.interests == theirs.interests).mean() > 0.99
 
 
 def test_attention_sums_what_the_encoder_says():
