@@ -32,6 +32,7 @@ from tesserec.models.all_to_all import (
 from tesserec.models.neural import FitTask, NeuralRetriever
 from tesserec.nn.codebook import upkeep
 from tesserec.nn.estimators import PASSES
+from tesserec.nn.precision import without_autocast
 from tesserec.nn.product import ProductQuantiser
 from tesserec.nn.quantisers import CodebookConfig
 from tesserec.nn.reads import convex_weights, nearest_tuples
@@ -197,7 +198,7 @@ class SparCodeNetwork(CrossNetwork):
 
         Numbers within the codebook of a token's place, int64, and shares of sum one, ``(users, tokens, reads)`` each.
         """
-        with torch.autocast(tokens.device.type, enabled=False):
+        with without_autocast(tokens.device):
             numbers = nearest_tuples(tokens, self.books, self.config.reads)
             books = self.books.expand(tokens.shape[1], -1, -1, -1)
             words = [tuple_words(own, book) for own, book in zip(numbers.unbind(1), books, strict=True)]

@@ -24,6 +24,7 @@ from tesserec.nn.codebook import judge
 from tesserec.nn.estimators import squared_distances
 from tesserec.nn.factorised import Layout, LowRankReader, Moments, cell_softmax
 from tesserec.nn.losses import full_softmax
+from tesserec.nn.precision import without_autocast
 
 
 class TesseraConfig(WarmConfig):
@@ -159,7 +160,7 @@ class TesseraNetwork(Network):
 
     def cell_logits(self, users: Tensor, moments: Moments) -> Tensor:
         """Logits of cells ``(rows, codes)``: the log-mass of each by its parts, under a learned tilt and lift."""
-        with torch.autocast(users.device.type, enabled=False):
+        with without_autocast(users.device):
             users = users.float()
             mass = moments.log_mass_of_cells(users + self.tilt(users), self.codes)
             return mass + self.lift

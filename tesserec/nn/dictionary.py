@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tesserec.nn.codebook import upkeep
+from tesserec.nn.precision import without_autocast
 from tesserec.nn.quantisers import CodebookConfig, Quantised, ResidualQuantiser
 
 
@@ -95,7 +96,7 @@ class InterestDictionary(nn.Module):
         return quantised
 
     def _encoded(self, vectors: Tensor) -> Tensor:
-        with torch.autocast(vectors.device.type, enabled=False):
+        with without_autocast(vectors.device):
             encoded: Tensor = self.encoder(vectors.detach().float())
         return encoded
 
@@ -103,7 +104,7 @@ class InterestDictionary(nn.Module):
         """Loss of a batch of item vectors ``(rows, dim)``; in training it also moves the averages."""
         encoded = self._encoded(vectors)
         quantised = self.quantiser(encoded)
-        with torch.autocast(vectors.device.type, enabled=False):
+        with without_autocast(vectors.device):
             rebuilt = self.decoder(quantised.straight_through(encoded))
             reconstruction = (vectors.detach().float() - rebuilt).square().sum(-1).mean()
             passed = quantised.codewords.detach().cumsum(1)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from tesserec.nn.blocks import by_blocks
 from tesserec.nn.losses import CHUNK_LOGITS, NEVER, TINY
+from tesserec.nn.precision import without_autocast
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def cell_softmax(users: Tensor, items: Tensor, targets: Tensor, layout: Layout) 
     layout
         The cells.
     """
-    with torch.autocast(users.device.type, enabled=False):
+    with without_autocast(users.device):
         # The products are too small and too many for bfloat16 to pay: each shape would be set up anew.
         users, items = (x if x.dtype == torch.float64 else x.float() for x in (users, items))
         if users.is_cuda:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tesserec.nn.encoders import Attention, Block, EncoderConfig, causal_mask
+from tesserec.nn.precision import without_autocast
 
 
 class Posterior(nn.Module):
@@ -103,6 +104,6 @@ def cell_logits(users: Tensor, centres: Tensor, log_sizes: Tensor) -> Tensor:
     A softmax of it is the single-vector model's belief in each cell, its log-sum-exp an estimate of the softmax's
     log-denominator, which makes the scores of different user vectors comparable.
     """
-    with torch.autocast(users.device.type, enabled=False):
+    with without_autocast(users.device):
         logits: Tensor = users.float() @ centres.float().T + log_sizes
     return logits

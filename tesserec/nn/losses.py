@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tesserec.nn.precision import without_autocast
+
 CHUNK_LOGITS = 4_000_000
 """Logits that are alive at a time in the full softmax, so that they stay near the processor ..."""
 
@@ -125,7 +127,7 @@ def full_softmax(users: Tensor, items: Tensor, targets: Tensor, temperature: flo
     if torch.is_autocast_enabled(users.device.type):
         dtype = torch.get_autocast_dtype(users.device.type)
         users, items = users.to(dtype), items.to(dtype)
-    with torch.autocast(users.device.type, enabled=False):
+    with without_autocast(users.device):
         return _FullSoftmax.apply(users, items, targets, temperature)  # type: ignore[no-any-return,no-untyped-call]
 
 

@@ -33,6 +33,7 @@ from typing_extensions import Self
 
 from tesserec.errors import ConfigError
 from tesserec.nn.estimators import PASSES, Estimator, gumbel, nearest, squared_distances
+from tesserec.nn.precision import without_autocast
 
 KMEANS_POINTS_PER_CODE = 256
 """More vectors than this a code do not move k-means centres noticeably, but cost time."""
@@ -172,7 +173,7 @@ class Quantiser(nn.Module):
         return self._quantised(z, soft=self.training and self.config.estimator == "gumbel")
 
     def _quantised(self, z: Tensor, soft: bool = False) -> Quantised:
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z.device):
             return self._apply_codes(z.float(), soft)
 
     @abstractmethod
@@ -193,7 +194,7 @@ class Quantiser(nn.Module):
         Squared distances are summed over dimensions, so that the weight does not depend on the width. Where no
         gradient moves the codes, the reconstruction error alone is left: it draws ``z`` to its codewords.
         """
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z.device):
             reconstruction = (z.float() - quantised.rebuilt).square().sum(-1).mean()
             if not self.codebooks.requires_grad:
                 return reconstruction

@@ -26,15 +26,15 @@ INTERESTS, K = 6, 20
 SHARED = {
     "encoder": {"kind": "mean", "dim": 16, "layers": 1, "heads": 1, "max_length": 50, "dropout": 0.0},
     "training": {
-        "epochs": 9, "batch_positions": 256, "learning_rate": 0.01, "final_rate": 0.1, "negatives": 128,
+        "epochs": 6, "batch_positions": 256, "learning_rate": 0.015, "final_rate": 0.1, "negatives": 128,
         "precision": "fp32",
     },
     "temperature": 0.2,
     "horizon": 4,
 }  # fmt: skip
 PLANTED: dict[str, dict[str, object]] = {
-    "sparc": SHARED | {"codebook": {"levels": 2, "codes": 6}, "warmup_epochs": 4, "interests": 4, "contrast_rows": 64},
-    "gemirec": SHARED | {"codebook": {"levels": 2, "codes": 6}, "depth": 1, "warmup_epochs": 4, "interests": 4},
+    "sparc": SHARED | {"codebook": {"levels": 2, "codes": 6}, "warmup_epochs": 3, "interests": 4, "contrast_rows": 64},
+    "gemirec": SHARED | {"codebook": {"levels": 2, "codes": 6}, "depth": 1, "warmup_epochs": 3, "interests": 4},
     "tessera": SHARED | {"normalise": True, "codes": 6, "parts": 4, "warmup_epochs": 3, "spread": 500.0, "horizon": 5},
 }
 """Settings of models whose cells are planted interests and whose posterior is a probability of cells."""

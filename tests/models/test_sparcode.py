@@ -294,7 +294,7 @@ def test_training_leaves_tokens_that_say_more_than_one_does():
 
 
 def test_one_token_is_a_tuple_and_its_list_the_answer(tmp_path):
-    model = SparCode(config(tokens={"count": 1}, training={"epochs": 5})).fit(dataset(), seed=1)
+    model = SparCode(config(tokens={"count": 1}, reads=2, training={"epochs": 3})).fit(dataset(), seed=1)
     part = dataset().test
     lists, _ = model.searcher.side.weigh(part.histories)
     assert lists.shape == (len(part.users), model.config.reads)
@@ -337,7 +337,8 @@ def test_features_reach_items_and_tokens():
 
 
 def test_a_new_item_gets_a_place_in_lists_as_the_network_scores_it(tmp_path):
-    model = SparCode(config(features=True, training={"epochs": 5}, list_length=40)).fit(dataset(), seed=1)
+    changes = {"tokens": {"count": 2}, "reads": 2, "training": {"epochs": 3}}
+    model = SparCode(config(features=True, list_length=40, **changes)).fit(dataset(), seed=1)
     publish_bundle(model, tmp_path, {})
     base = Bundle.open(tmp_path).searcher
     rows = base.catalogue.table.head(3)
