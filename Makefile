@@ -24,7 +24,7 @@ demo: $(STAMP)
 
 # A file's tests stay with one worker, so what they share is made once.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=2 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 NUMBA_NUM_THREADS=2 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 # A longer fuzzing of the service from its own description than the suite has.
 fuzz: $(STAMP)

@@ -9,6 +9,7 @@ import pytest
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
 # Exports and imports make millions of objects that stay; the default looks through all of them hundreds of times.
 gc.set_threshold(50_000, 20, 50)
 

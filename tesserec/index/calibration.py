@@ -24,6 +24,7 @@ from tesserec.index.contract import Candidates, Codes, Encoded, Floats, Policy
 from tesserec.index.interests import choose
 from tesserec.index.merge import log_chances
 from tesserec.index.order import Order, heights, orders
+from tesserec.index.topk import frozen
 from tesserec.index.visiting import known_cells, mass_before
 
 if TYPE_CHECKING:
@@ -201,7 +202,8 @@ def from_measured(measured: Measured, sizes: Ints, *, places: bool = True) -> Ca
     spread = np.log(np.maximum(measured.posterior, 1e-12)).std(axis=1).mean()
     scale = float(measured.heights.std(axis=1).mean() / spread) if spread > 0 else 0.0
     for weight in sorted({scale * weight for weight in _WEIGHTS}) if places else ():
-        number = np.stack([orders(*row, weight) for row in zip(measured.heights, measured.posterior, strict=True)])
+        rows = zip(measured.heights, frozen(measured.posterior), strict=True)
+        number = np.stack([orders(*row, weight) for row in rows])
         below = measured.worst[:, None] - number
         slacks = _beyond(_of_answers(below, measured.cells))
         items = float((sizes * (below <= slacks[_COMPARED])).sum(axis=1).mean())

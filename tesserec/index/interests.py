@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tesserec.data.histories import Histories, Ints, Items
 from tesserec.errors import ConfigError
 from tesserec.index.contract import Codes, Floats, Policy
-from tesserec.index.kernels import index_of, kernel, key_of, score_of, select_largest
+from tesserec.index.kernels import ZERO, index_of, kernel, key_of, score_of, select_largest
 from tesserec.index.topk import in_threads
 
 
@@ -186,7 +186,8 @@ def _heaviest(probability: Floats, weights: Floats, usable: NDArray[np.bool_], n
     for i in range(len(chosen)):
         code = index_of(chosen[i])
         chosen[i] = key_of(probability[code], code)
-    return np.sort(chosen)[::-1]
+    chosen.sort()
+    return chosen[::-1].copy()
 
 
 @kernel
@@ -220,7 +221,7 @@ def _choose(
         places = k - slots if len(explored) else k
         wide = min(out.wide, places) if by_quota else out.wide
         exploited = _heaviest(posterior[row], weights[row], nucleus[row], wide)
-        _write(out, row, 0, exploited, places if by_quota else 0)
+        _write(out, row, ZERO, exploited, places if by_quota else 0)
         _write(out, row, out.wide, explored, slots if len(exploited) else k)
 
 
@@ -240,4 +241,4 @@ def _most_frequent(
         keys = np.empty(len(order), np.int64)
         for i in range(len(order)):
             keys[i] = key_of(np.float32(count[order[i]] / (stops[row] - starts[row])), order[i])
-        _write(out, row, 0, keys, k if by_quota else 0)
+        _write(out, row, ZERO, keys, k if by_quota else 0)

@@ -20,6 +20,9 @@ from tesserec.data.histories import Histories, Ints, Items
 
 Floats = NDArray[np.float32]
 
+ZERO = np.int64(0)
+"""A zero that a kernel gives to another: for a literal 0, numba would compile the other one anew."""
+
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile without the GIL held, cached on disk where some directory can be written."""

@@ -10,7 +10,7 @@ import numpy as np
 from tesserec.data.histories import Ints, Items
 from tesserec.index.contract import Candidates, Policy, Visits
 from tesserec.index.interests import Choice
-from tesserec.index.kernels import kernel
+from tesserec.index.kernels import ZERO, kernel
 from tesserec.index.tiles import Doubles
 from tesserec.index.topk import in_threads
 
@@ -52,7 +52,8 @@ def merge_interests(choice: Choice, items: Items, values: Doubles, k: int, by_qu
     """
     first_explored = int((~choice.explored).any(axis=0).sum())
     # Values beyond float32 steps decide the order under "probability", so they are kept in float64 until the end.
-    lists = _Lists(items, values, choice.quotas, k - (choice.quotas * choice.explored).sum(axis=1))
+    quotas = np.ascontiguousarray(choice.quotas)
+    lists = _Lists(items, values, quotas, k - (quotas * choice.explored).sum(axis=1))
     answer = no_candidates(len(items), k)
     merged = _Merged(answer.items, np.full((len(items), k), -np.inf), np.full((len(items), k), -1, np.int32))
     in_threads(len(items), partial(_merge, lists, first_explored, by_quota, merged))
@@ -86,14 +87,14 @@ class _Merged(NamedTuple):
 def _merge(lists: _Lists, explored: int, by_quota: bool, out: _Merged, begin: int, end: int) -> None:
     columns, k = lists.items.shape[1], out.items.shape[1]
     for user in range(begin, end):
-        n, places = 0, lists.places[user]
+        n, places = ZERO, lists.places[user]
         if by_quota:
             for column in range(explored):
                 n = _take_quota(lists, user, column, n, out)
-        n = _take_best(lists, user, 0, explored, n, places, out)
+        n = _take_best(lists, user, ZERO, explored, n, places, out)
         for column in range(explored, columns):
             n = _take_quota(lists, user, column, n, out)
-        n = _take_best(lists, user, 0, explored, n, k, out)
+        n = _take_best(lists, user, ZERO, explored, n, k, out)
         n = _take_best(lists, user, explored, columns, n, k, out)
         _order(out, user, n)
 

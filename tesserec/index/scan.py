@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tesserec.data.histories import Ints, Items
 from tesserec.index.filters import Bits, Blocked
-from tesserec.index.kernels import contains, exact_dot, fast_dot, kernel
+from tesserec.index.kernels import ZERO, contains, exact_dot, fast_dot, kernel
 from tesserec.index.native import native
 from tesserec.index.tiles import TILE, Doubles, Floats, Queries, Tiles, make_queries
 from tesserec.index.topk import ItemVectors, frozen, margins
@@ -274,7 +274,7 @@ def _scan(
     wide = _widened(queries.bytes)
     high, low = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
     sums = np.empty(4 * TILE, np.int32)
-    n, room = 0, len(scratch.kept)
+    n, room = ZERO, len(scratch.kept)
     full = min(2 * k, room)
     cells, stops = walk
     scratch.visited[0] = 0

@@ -131,12 +131,12 @@ def tile_shape(capacity: int, budget_mb: int) -> tuple[int, int]:
 
 def _matrix_topk(search: _Search, tile_rows: int, tile_items: int) -> TopK:
     vectors = search.table.vectors
-    scores = np.empty((tile_rows, tile_items), np.float32)
+    scores = np.empty(tile_rows * tile_items, np.float32)
     for start in range(0, len(search.queries), tile_rows):
         rows = search.rows(start, start + tile_rows)
         for first in range(0, len(vectors), tile_items):
             part = vectors[first : first + tile_items]
-            tile = scores[: len(rows.queries), : len(part)]
+            tile = scores[: len(rows.queries) * len(part)].reshape(-1, len(part))
             np.matmul(rows.queries, part.T, out=tile)
             in_threads(len(tile), partial(_absorb, tile, first, rows))
         search.finish(start, rows)

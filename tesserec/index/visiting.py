@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from tesserec.data.histories import Histories, Ints
 from tesserec.index.contract import Floats, Policy, Visits
-from tesserec.index.kernels import kernel
+from tesserec.index.kernels import index_of, kernel, key_of
 from tesserec.index.order import Order, cells_in_falling_order, heights, orders
 from tesserec.index.postings import VectorPostings
 from tesserec.index.tiles import Doubles
@@ -47,7 +47,7 @@ def visited_cells(
     items, that would exceed it.
     """
     visited = np.zeros(posterior.shape, np.bool_)
-    sizes = np.empty(0, np.int64) if sizes is None or max_items is None else frozen(sizes)
+    sizes = frozen(np.empty(0, np.int64) if sizes is None or max_items is None else sizes)
     mark_visited(frozen(posterior), visit, sizes, -1 if max_items is None else max_items, visited)
     return visited
 
@@ -86,10 +86,12 @@ def cells_in_order(posterior: Floats, visit: float) -> Ints:
         likely, found = np.empty(n, np.int64), 0
         for cell in range(n):
             if _class_of(posterior[cell]) >= least:
-                likely[found] = cell
+                likely[found] = ~key_of(posterior[cell], cell)
                 found += 1
         likely = likely[:found]
-        likely = likely[np.argsort(-posterior[likely], kind="mergesort")]
+        likely.sort()
+        for i in range(found):
+            likely[i] = index_of(~likely[i])
         if visit >= 1.0:
             return likely
         mass = 0.0

@@ -14,6 +14,7 @@ from tesserec.index.order import Order, cells_in_falling_order, heights, orders
 from tesserec.index.postings import VectorPostings
 from tesserec.index.scan import best_together, native_search
 from tesserec.index.search import retrieve
+from tesserec.index.topk import frozen
 from tesserec.index.visiting import in_order
 from tests.index.world import histories, world
 
@@ -58,7 +59,7 @@ def test_heights_are_those_of_centres_and_spreads(seed, dim, cells):
 def test_cells_come_in_falling_order_to_a_step(seed, equal, cap):
     rng = np.random.default_rng(seed)
     order = np.full(40, 2.5, np.float32) if equal else rng.normal(size=40).astype(np.float32)
-    sizes = rng.integers(0, 20, 40)
+    sizes = frozen(rng.integers(0, 20, 40))
     cells, stops = cells_in_falling_order(order, sizes, 0.25, -1 if cap is None else cap)
     assert (sizes[cells] > 0).all()
     step = np.ptp(order[sizes > 0]) / 4096 + 1e-5 if sizes.any() else 0
@@ -74,7 +75,7 @@ def test_cells_come_in_falling_order_to_a_step(seed, equal, cap):
 
 
 def test_the_posterior_weighs_by_its_logarithm():
-    posterior = np.array([0.0, 1e-20, 1e-6, 0.1, 0.25, 0.5, 1.0], np.float32)
+    posterior = frozen(np.array([0.0, 1e-20, 1e-6, 0.1, 0.25, 0.5, 1.0], np.float32))
     found = orders(np.ones(7, np.float32), posterior, 0.5)
     assert np.abs(found - 1 - 0.5 * np.log(np.maximum(posterior, 1e-12))).max() <= 0.5 * 0.061
     assert orders(np.ones(7, np.float32), posterior, 0.0).tolist() == [1.0] * 7
@@ -95,7 +96,7 @@ def test_the_search_stops_where_no_cell_reaches_the_answer(seed, k, slack, chang
         vectors = rng.normal(size=(70, 6)).astype(np.float32)
         postings = postings.with_delta(new, vectors, rng.integers(0, 50, 70), np.arange(50, 60), 2030)
     near = heights(postings.places, 50, queries, added)
-    cells, stops = cells_in_falling_order(near, postings.sizes, slack, -1)
+    cells, stops = cells_in_falling_order(near, frozen(postings.sizes), slack, -1)
 
     def ask(cells, stops):
         return best_together(postings.segments, cells, queries, added, NOTHING.listed, NOTHING, k, stops)
