@@ -23,6 +23,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import errno
+import gc
 import importlib
 import io
 import json
@@ -170,6 +171,7 @@ def _main() -> None:
     names: dict[str, Any] = {"root": Path(spec["root"])}
     exec(compile(spec["setup"], "<setup>", "exec"), names)
     messages: list[str] = []
+    gc.freeze()  # else every child would copy all that lives here, to look through it
     n = 0
     while True:
         n += 1

@@ -236,5 +236,5 @@ def test_a_codebook_too_large_for_the_catalogue_is_refused():
 def test_a_collapsing_codebook_stops_the_run_with_level_and_figure(monkeypatch):
     monkeypatch.setattr("tesserec.nn.quantisers.ResidualQuantiser.restart_dead", lambda self, z, g: [0, 0])
     monkeypatch.setattr("tesserec.nn.codebook.COLLAPSED_SHARE", 0.99)
-    with pytest.raises(TrainingRefused, match=r"collapsed in epoch 3: level \d uses \d\.\d of 8 codes"):
+    with pytest.raises(TrainingRefused, match=r"collapsed in epoch 2: level \d uses \d\.\d of 8 codes"):
         Sparc(SparcConfig.model_validate(SPARC)).fit(dataset())

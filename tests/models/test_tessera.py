@@ -249,8 +249,8 @@ def test_more_cells_than_items_are_refused_with_the_setting():
 
 
 def test_a_warm_up_without_an_end_is_refused():
-    with pytest.raises(ValueError, match=r"warmup_epochs = 6 leaves none of training\.epochs = 6"):
-        TesseraConfig.model_validate(OWN | {"warmup_epochs": 6})
+    with pytest.raises(ValueError, match=r"warmup_epochs = 4 leaves none of training\.epochs = 4"):
+        TesseraConfig.model_validate(OWN | {"warmup_epochs": 4})
 
 
 def test_a_cell_for_every_item_is_a_softmax_over_means():

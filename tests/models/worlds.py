@@ -12,12 +12,12 @@ from tesserec.models.base import Retriever
 
 SMALL = {
     "encoder": {"kind": "mean", "dim": 16, "layers": 1, "heads": 1, "max_length": 20, "dropout": 0.0},
-    "training": {"epochs": 6, "batch_positions": 128, "learning_rate": 0.01, "negatives": 128, "precision": "fp32"},
+    "training": {"epochs": 4, "batch_positions": 128, "learning_rate": 0.01, "negatives": 128, "precision": "fp32"},
 }
 WINDOWS = SMALL | {"encoder": SMALL["encoder"] | {"kind": "windows"}}
 SPARC = WINDOWS | {
     "codebook": {"levels": 2, "codes": 8},
-    "warmup_epochs": 3,
+    "warmup_epochs": 2,
     "interests": 4,
     "contrast_rows": 64,
     "temperature": 0.2,
@@ -29,7 +29,7 @@ GEMIREC = SMALL | {
     "interests": 4,
     "temperature": 0.2,
 }
-CROSS = SMALL | {"temperature": 0.2, "pairs": 64, "warmup_epochs": 2}
+CROSS = SMALL | {"training": SMALL["training"] | {"epochs": 6}, "temperature": 0.2, "pairs": 64, "warmup_epochs": 2}
 
 
 @cache
@@ -51,7 +51,7 @@ def few_users() -> Dataset:
     return prepare(few.log, items=few.items)
 
 
-TESSERA = WINDOWS | {"normalise": True, "temperature": 0.2, "codes": 8, "parts": 3, "warmup_epochs": 3, "spread": 30.0}
+TESSERA = WINDOWS | {"normalise": True, "temperature": 0.2, "codes": 8, "parts": 3, "warmup_epochs": 2, "spread": 30.0}
 OWN: dict[str, dict[str, object]] = {
     "two-tower": WINDOWS | {"temperature": 0.2},
     "sasrec": SMALL | {"encoder": SMALL["encoder"] | {"kind": "transformer"}},

@@ -168,8 +168,12 @@ def test_a_dead_worker_is_replaced(network):
         parent = psutil.Process(server.process.pid)
 
         def workers():
-            running = [one for one in parent.children() if one.status() != psutil.STATUS_ZOMBIE]
-            return {one.pid for one in running if "spawn_main" in " ".join(one.cmdline())}
+            found = set()
+            for one in parent.children():
+                with contextlib.suppress(psutil.NoSuchProcess):  # a zombie has no command any more
+                    if "spawn_main" in " ".join(one.cmdline()):
+                        found.add(one.pid)
+            return found
 
         wait_for(lambda: len(workers()) == 2)
         before = workers()
