@@ -7,6 +7,8 @@ STAMP := $(VENV)/.installed
 
 # Waiting threads sleep instead of spinning, so that two processes can share the cores.
 export GOMP_SPINCOUNT ?= 1000
+# Compiled modules are kept, whatever the environment says: the suite starts a hundred processes.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup demo test fuzz audit serve-install screenshots lint format types bench-index clean
 
