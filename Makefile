@@ -10,7 +10,7 @@ export GOMP_SPINCOUNT ?= 1000
 # Compiled modules are kept, whatever the environment says: the suite starts a hundred processes.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo test fuzz audit serve-install screenshots lint format types bench-index clean
+.PHONY: setup demo test deep fuzz audit serve-install screenshots lint format types bench-index clean
 
 setup: $(STAMP)
 
@@ -27,6 +27,10 @@ demo: $(STAMP)
 # A file's tests stay with one worker, so what they share is made once.
 test: $(STAMP)
 	OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 NUMBA_NUM_THREADS=2 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+# Exports under further settings, each of which takes seconds to trace.
+deep: $(STAMP)
+	$(MAKE) test ARGS='-m deep $(ARGS)'
 
 # A longer fuzzing of the service from its own description than the suite has.
 fuzz: $(STAMP)

@@ -87,6 +87,7 @@ def test_one_interest_trains_and_answers(name):
     assert recall(found.items, part.targets, 20).mean() > 0.2
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     ("name", "settings"),
     [("comirec-dr", {"maps": "position"}), ("mind", {"relu": True})],

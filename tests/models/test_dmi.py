@@ -69,6 +69,7 @@ def test_a_pruned_item_is_not_read_by_the_denoiser():
     )
 
 
+@pytest.mark.deep
 def test_pruning_and_several_steps_are_exported(tmp_path):
     assert_exported(network(encoder=PLAIN, prune=0.5, steps=2), tmp_path, atol=1e-3)
 

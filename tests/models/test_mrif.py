@@ -79,6 +79,7 @@ def test_fusion_lies_among_the_resolutions_and_is_one_vector():
     assert (one >= resolutions.amin(2, keepdim=True) - 1e-5).all()
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("settings", [SETTINGS[3], SETTINGS[4]])
 def test_every_way_to_aggregate_is_exported(settings, tmp_path):
     assert_exported(network(encoder=PLAIN, **settings), tmp_path)

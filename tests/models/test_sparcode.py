@@ -293,6 +293,7 @@ def test_training_leaves_tokens_that_say_more_than_one_does():
     assert lost.mean(1).square().sum(-1).mean() < 0.9 * lost.square().sum(-1).mean()
 
 
+@pytest.mark.deep
 def test_one_token_is_a_tuple_and_its_list_the_answer(tmp_path):
     model = SparCode(config(tokens={"count": 1}, reads=2, training={"epochs": 3})).fit(dataset(), seed=1)
     part = dataset().test
