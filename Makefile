@@ -28,7 +28,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 NUMBA_NUM_THREADS=2 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
-# Exports under further settings, each of which takes seconds to trace.
+# Further settings and faults of what the suite checks under one, of those that take seconds each.
 deep: $(STAMP)
 	$(MAKE) test ARGS='-m deep $(ARGS)'
 

@@ -1,5 +1,6 @@
 """A recall target: what is measured in validation holds on other users, and is refused where nothing was measured."""
 
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -15,10 +16,16 @@ from tests.index.world import histories, searcher
 POLICY = Policy(interests=3, merge="probability")
 
 
-@pytest.mark.parametrize("places", [True, False])
-def test_a_target_holds_on_other_users(places):
+@pytest.fixture(scope="module")
+def calibrated():
     model = searcher(3, items=600, cells=40, interests=3, merge="probability")
     model.calibration = calibrate(model, histories(1, 400, 600), POLICY, k=20)
+    return model
+
+
+@pytest.mark.parametrize("places", [True, False])
+def test_a_target_holds_on_other_users(calibrated, places):
+    model = copy(calibrated)
     assert model.calibration.slacks
     if not places:
         model.calibration = replace(model.calibration, slacks=())

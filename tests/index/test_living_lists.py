@@ -118,7 +118,7 @@ for path in root.glob("generation-*"):
 """
 
 
-@pytest.mark.parametrize("fault", ["kill", "full"])
+@pytest.mark.parametrize("fault", ["kill", pytest.param("full", marks=pytest.mark.deep)])
 def test_adding_to_lists_is_whole_or_nothing_wherever_it_is_broken(tmp_path, fault):
     publish_lists(root := tmp_path / "bundles")
     done = sweep(

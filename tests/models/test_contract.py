@@ -99,8 +99,13 @@ def test_a_saved_model_answers_the_same(model, tmp_path):
         load_model(tmp_path / "model")
 
 
-# All-to-all has no index to publish, see SparCode's tests.
-@pytest.mark.parametrize("name", [name for name in ALL if name != "all-to-all"])
+def publishable(names):
+    """As parameters; all-to-all has no index to publish, see SparCode's tests, and tessera has another export."""
+    deep = {MOMENTS: pytest.mark.deep}
+    return [pytest.param(name, marks=deep.get(name, ())) for name in names if name != "all-to-all"]
+
+
+@pytest.mark.parametrize("name", publishable(ALL))
 def test_a_bundle_answers_as_the_model_does(name):
     model, bundle = fitted(name), Bundle.open(published(name))
     ours, theirs = model.recommend(some_histories(), k=10), bundle.recommend(some_histories(), k=10)
@@ -110,7 +115,7 @@ def test_a_bundle_answers_as_the_model_does(name):
 
 
 # SparCode has lists instead of cells, see its own tests.
-@pytest.mark.parametrize("name", [name for name in TRAINED if name not in ("sparcode", "all-to-all")])
+@pytest.mark.parametrize("name", publishable(name for name in TRAINED if name != "sparcode"))
 def test_a_bundle_gains_items_that_lie_where_their_like_do(name, tmp_path):
     shutil.copytree(published(name), tmp_path, dirs_exist_ok=True)
     like = dataset().items.values.to_list()[::9]
@@ -175,7 +180,7 @@ def test_equal_seeds_give_equal_models_and_others_do_not(name):
     assert not all(states[0][key].equal(states[2][key]) for key in states[0])
 
 
-SHORT = {"epochs": 3, "batch_positions": 128, "learning_rate": 0.01, "negatives": 128, "precision": "fp32"}
+SHORT = {"epochs": 2, "batch_positions": 128, "learning_rate": 0.01, "negatives": 128, "precision": "fp32"}
 
 
 def planted():
