@@ -52,7 +52,7 @@ def merge_interests(choice: Choice, items: Items, values: Doubles, k: int, by_qu
     """
     first_explored = int((~choice.explored).any(axis=0).sum())
     # Values beyond float32 steps decide the order under "probability", so they are kept in float64 until the end.
-    quotas = np.ascontiguousarray(choice.quotas)
+    quotas = np.ascontiguousarray(choice.quotas)  # at times columns first, a layout of its own to numba
     lists = _Lists(items, values, quotas, k - (quotas * choice.explored).sum(axis=1))
     answer = no_candidates(len(items), k)
     merged = _Merged(answer.items, np.full((len(items), k), -np.inf), np.full((len(items), k), -1, np.int32))

@@ -89,7 +89,7 @@ def cells_in_order(posterior: Floats, visit: float) -> Ints:
                 likely[found] = ~key_of(posterior[cell], cell)
                 found += 1
         likely = likely[:found]
-        likely.sort()
+        likely.sort()  # rising complements are falling keys
         for i in range(found):
             likely[i] = index_of(~likely[i])
         if visit >= 1.0:
